@@ -1,0 +1,288 @@
+"""TRL's DPOTrainer on video preferences: a collator, the smallest subclass, checkpoints that are whole. Used by `train`.
+
+Towers and projector are frozen (as in LLaVA-Hound), so a clip's projected features never change: they are computed once
+and enter the model through `mm_encoder_outputs`, the same for chosen and rejected, for policy and reference.
+Shapes: B pairs, L tokens, N video tokens, D width of the LLM. A batch is [2B, ...]: B chosen, then the same B rejected.
+"""
+
+import copy
+import hashlib
+import math
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from torch import Tensor
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging as transformers_logging
+from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+from isrdpo import hound, prompts, records
+from isrdpo.hound_model import HoundForConditionalGeneration, HoundProcessor
+from isrdpo.params import Train
+from isrdpo.records import Preference
+from isrdpo.runs import RunError
+
+TRAINED = ("model.language_model.", "lm_head.")
+LORA_TARGETS = r"model\.language_model\.layers\..*_proj"  # TRL refuses an adapter on lm_head
+LN2 = math.log(2)
+FIRST_LOSS = {"sigmoid": LN2, "sigmoid_norm": LN2}  # what identical policy and reference give, by loss type
+TOLERANCE = 1e-4
+WHOLE = "whole.json"
+
+
+class TrainError(RunError):
+    """Training that must not go on; one line that says what is wrong and what to do."""
+
+
+def row(preference: Preference, processor: HoundProcessor) -> dict[str, Any]:
+    """A preference as the collator takes it: prompt ids as in generation, each answer's ids with its EOS."""
+    return {
+        "prompt_ids": processor.prompt_ids(prompts.conversation(preference.question)),
+        "chosen_ids": processor.answer_ids(preference.chosen),
+        "rejected_ids": processor.answer_ids(preference.rejected),
+        "video": preference.video,
+        "chosen_words": len(preference.chosen.split()),
+        "rejected_words": len(preference.rejected.split()),
+    }
+
+
+def text_tokens(row: dict[str, Any], processor: HoundProcessor) -> int:
+    """Tokens of the longer of a row's two sequences, its video not counted."""
+    prompt = sum(token != processor.video_token_id for token in row["prompt_ids"])
+    return prompt + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+
+
+@dataclass
+class VideoPreferenceCollator(DataCollatorForPreference):
+    """TRL's collator plus `video` float [2B, N, D] (a pair's own video, twice) and the answers' words. Plain tensors:
+    pinned memory breaks on a ModelOutput. `features`: a video's name -> its projected features [N, D]."""
+
+    features: Callable[[str], Tensor] | None = None
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = super().torch_call(examples)
+        video = torch.stack([self.features(example["video"]) for example in examples])
+        words = {name: torch.tensor([float(e[name]) for e in examples]) for name in ("chosen_words", "rejected_words")}
+        return {**batch, **words, "video": torch.cat([video, video])}
+
+
+class VideoDPOTrainer(DPOTrainer):
+    """DPOTrainer whose batches carry `video` and words; the dataset is tokenized already (see `row`)."""
+
+    def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
+        return dataset
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        for name in ("chosen_words", "rejected_words"):
+            metrics[name].append(self.accelerator.gather(inputs[name]).mean().item())
+        return super().compute_loss(model, _model_inputs(inputs), *args, **kwargs)
+
+    def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        return super().compute_ref_log_probs(model, _model_inputs(inputs))
+
+
+def _model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
+    """The batch as TRL's loss forwards it: everything but the masks goes to the model."""
+    kept = {name: value for name, value in batch.items() if name not in ("video", "chosen_words", "rejected_words")}
+    return kept | hound.video_inputs(batch["video"])
+
+
+def trainer(
+    model: HoundForConditionalGeneration,
+    processor: HoundProcessor,
+    rows: list[dict[str, Any]],
+    features: Callable[[str], Tensor],
+    settings: Train,
+    folder: Path,
+    seed: int,
+) -> VideoDPOTrainer:
+    """A trainer whose policy is `model` and whose reference is `model` as it is now: a frozen copy (full), or the model
+    with its new adapter off (LoRA). Checkpoints go to `folder`."""
+    lora = settings.method == "lora"
+    if model.device.type != "cuda":
+        model.float()
+    model.name_or_path = ""  # a name is looked up on the hub by PEFT at every save
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not lora and name.startswith(TRAINED))
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # a learning rate of 5e-7 is lost in bfloat16 weights
+    frozen = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
+    adapter = LoraConfig(
+        r=settings.lora_r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=LORA_TARGETS,
+        task_type="CAUSAL_LM",
+    )
+    with quiet():
+        made = VideoDPOTrainer(
+            model=model,
+            # a copy, never None: TRL would load another one from the config's path; frozen towers are shared
+            ref_model=None if lora else copy.deepcopy(model, frozen).requires_grad_(False).eval(),
+            args=arguments(settings, folder, seed, model.device),
+            train_dataset=Dataset.from_list(rows),
+            data_collator=VideoPreferenceCollator(pad_token_id=processor.pad_id, features=features),
+            processing_class=processor.tokenizer,
+            peft_config=adapter if lora else None,
+        )
+    made.remove_callback(PrinterCallback)
+    return made
+
+
+def arguments(settings: Train, folder: Path, seed: int, device: torch.device) -> DPOConfig:
+    """TRL's arguments for `train.*`. Seeds and order follow from `seed` (below 2^32); one process uses one GPU."""
+    cuda = device.type == "cuda"
+    made = DPOConfig(
+        output_dir=str(folder),
+        beta=settings.beta,
+        loss_type=settings.loss_type,
+        ld_alpha=settings.ld_alpha,
+        max_length=None,  # TRL would cut from the end, where the answer is, and counts the video's tokens
+        # it would zero lora_dropout too; the LLM has none of its own
+        disable_dropout=settings.method == "full",
+        learning_rate=settings.learning_rate,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=min(
+            settings.warmup_ratio, 1 - 1e-9
+        ),  # below 1: a share of all steps, rounded up; else their number
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        activation_checkpointing=settings.gradient_checkpointing,
+        bf16=cuda,
+        use_cpu=device.type == "cpu",
+        seed=seed,
+        data_seed=seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # it would log a broken loss as a mean of earlier ones
+        save_strategy="steps",
+        save_steps=settings.save_steps,
+        report_to=settings.report_to,
+        dataloader_pin_memory=cuda,
+        remove_unused_columns=False,  # else `video` never reaches the collator
+        disable_tqdm=not sys.stderr.isatty(),
+    )
+    made._n_gpu = min(made.n_gpu, 1)  # Trainer would split the batch by DataParallel, which TRL refuses
+    return made
+
+
+def spare_gpus(device: torch.device) -> int:
+    """How many visible GPUs this process leaves idle; under a launcher every process has its own."""
+    launched = "LOCAL_RANK" in os.environ
+    return 0 if launched or device.type != "cuda" else torch.cuda.device_count() - 1
+
+
+def fit(made: VideoDPOTrainer, key: str) -> list[dict[str, Any]]:
+    """Trains, from the newest whole checkpoint of the same `key` if there is one; the log, one entry a step."""
+    made.add_callback(Watch(key))
+    found = newest_whole(Path(made.args.output_dir), key)
+    with quiet():
+        made.train(resume_from_checkpoint=str(found) if found else None)
+    return [entry for entry in made.state.log_history if "loss" in entry]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' bars for every file written and its warnings about names that only TRL uses."""
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*gradient_checkpointing.*is deprecated", FutureWarning)
+            yield
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def trained(made: VideoDPOTrainer) -> HoundForConditionalGeneration:
+    """The policy after `fit`, its adapter merged: the next iteration's reference is this model, not the base's."""
+    model = made.accelerator.unwrap_model(made.model)
+    return model.merge_and_unload() if isinstance(model, PeftModel) else model
+
+
+class Watch(TrainerCallback):
+    """Stops a run whose losses cannot be right, and seals each checkpoint once all its files are on disk."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def on_log(
+        self, args: DPOConfig, state: TrainerState, control: TrainerControl, logs: dict | None = None, **kwargs: Any
+    ) -> None:
+        if logs and "loss" in logs:
+            check(state.global_step, logs, args.loss_type)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        seal(folder, self.key)
+        for other in _checkpoints(folder.parent):
+            if other != folder:
+                shutil.rmtree(other)
+
+
+def check(step: int, logs: dict[str, float], loss_types: list[str]) -> None:
+    """Raises TrainError unless the losses are finite and the first one, before any update, is that of equal models."""
+    loss, margin = logs["loss"], logs["rewards/margins"]
+    if not math.isfinite(loss) or not math.isfinite(logs.get("grad_norm", 0.0)):
+        raise TrainError(f"step {step}: loss {loss}, gradient norm {logs.get('grad_norm')}; lower train.learning_rate")
+    wanted = FIRST_LOSS.get(loss_types[0], loss) if len(loss_types) == 1 else loss
+    if step == 1 and (abs(loss - wanted) > TOLERANCE or abs(margin) > 2 * TOLERANCE):
+        raise TrainError(
+            f"first loss {loss:.6f} with margin {margin:.6f}, not {wanted:.6f} with 0: policy and reference differ "
+            "before the first update; one of them is not this iteration's policy"
+        )
+
+
+def seal(folder: Path, key: str) -> None:
+    """Marks a checkpoint as whole: every file is flushed to disk, then their digests are written, last."""
+    records.write_json(folder / WHOLE, {"key": key, "files": {name: _digest(folder / name) for name in _names(folder)}})
+
+
+def newest_whole(folder: Path, key: str) -> Path | None:
+    """The last checkpoint in `folder` that is whole and of this `key`; those after it, torn or foreign, are removed."""
+    for checkpoint in _checkpoints(folder):
+        if _whole(checkpoint, key):
+            return checkpoint
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def _whole(checkpoint: Path, key: str) -> bool:
+    try:
+        marker = records.read_json(checkpoint / WHOLE)
+        names = {name for name in _names(checkpoint) if name != WHOLE}
+        digests = {name: _digest(checkpoint / name) for name in names}
+        return marker == {"key": key, "files": digests}
+    except (OSError, ValueError):
+        return False
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Newest first."""
+    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,88 @@
+"""Stage 3, judge: python -m isrdpo.judge --run outputs/toybox --iteration 1
+
+responses.jsonl -> judgments.jsonl (a row a call) and preferences.jsonl (y_w, y_l). The same pi_t reads (V, x, c_t, y1, y2) and says
+which is better, in both orders by default; what the orders do not agree on, ties and unreadable replies are counted and left out.
+"""
+
+from collections import Counter
+
+from isrdpo import records, verdicts, video
+from isrdpo.runs import Run, RunError, Stage, progress, stage_main
+
+
+def run(run: Run, iteration: int) -> None:
+    with run.stage("judge", iteration) as stage:
+        if stage is None:
+            return
+        samples = {s.id: s for s in records.read(run.file(iteration, "samples.jsonl"), records.Sample)}
+        answered = records.read(run.file(iteration, "responses.jsonl"), records.Responses)
+        stage.total = len(answered)
+        usable = [r for r in answered if all(text.strip() for text in r.responses) and (r.context is None or r.context.strip())]
+        differing = [r for r in usable if r.responses[0].strip() != r.responses[1].strip()]
+        calls = by_truth(stage, samples, differing) if stage.params.judge.method == "truth" else by_policy(stage, run, samples, differing)
+        keep(stage, samples, differing, calls)
+        stage.count("empty", len(answered) - len(usable))
+        stage.count("ties", len(usable) - len(differing))
+
+
+def by_policy(stage: Stage, run: Run, samples: dict[str, records.Sample], rows: list[records.Responses]) -> dict[str, list[records.Judgment]]:
+    """The calls by sample, from the policy itself."""
+    from isrdpo import vlmm
+
+    size = stage.params.judge.batch_size
+    log = stage.log("judgments.jsonl", records.Judgment, size)
+    batches = [rows[at : at + size] for at in range(0, len(rows), size)]
+    if log.done < len(batches):
+        model, root = vlmm.open_model(run.params, run.policy(stage.t)), run.video_root()
+        for batch in progress(batches[log.done :], len(batches) - log.done, f"iteration {stage.t}: judge"):
+            asked = [samples[r.id] for r in batch]
+            videos = model.encode([video.resolve(root, s.video) for s in asked])
+            made = verdicts.ask(
+                model, stage.params, [r.id for r in batch], videos, [s.question for s in asked], [r.responses for r in batch], [r.context for r in batch]
+            )
+            log.append([call for calls in made for call in calls])
+    return grouped(log.rows())
+
+
+def by_truth(stage: Stage, samples: dict[str, records.Sample], rows: list[records.Responses]) -> dict[str, list[records.Judgment]]:
+    """Perfect verdicts, from Toybox's facts: the asked claim decides, then the fewer false claims; equal truth is undecided."""
+    from isrdpo.toybox import claims
+
+    calls = []
+    for row in rows:
+        facts = samples[row.id].facts
+        if facts is None:
+            raise RunError(f"judge.method=truth needs facts, which sample {row.id} has not; only Toybox knows them")
+        order = claims.better(*(claims.truth(text, facts) for text in row.responses))
+        if order:
+            calls.append(records.Judgment(row.id, 0, 0 if order > 0 else 1, "truth", None))
+    records.write(stage.path("judgments.jsonl"), calls)
+    return grouped(calls)
+
+
+def grouped(calls: list[records.Judgment]) -> dict[str, list[records.Judgment]]:
+    found: dict[str, list[records.Judgment]] = {}
+    for call in calls:
+        found.setdefault(call.id, []).append(call)
+    return found
+
+
+def keep(stage: Stage, samples: dict[str, records.Sample], rows: list[records.Responses], calls: dict[str, list[records.Judgment]]) -> None:
+    """Decisive verdicts become preferences; the rest is counted by reason."""
+    kept, reasons = [], Counter(kept=0, disagreement=0, unparsed=0, weak=0, undecided=0)
+    for row in rows:
+        mine = calls.get(row.id, [])
+        choice, reason = verdicts.decide(mine, stage.params.judge.min_margin) if mine else (None, "undecided")
+        reasons[reason] += 1
+        if choice is not None:
+            sample, text = samples[row.id], row.responses
+            kept.append(records.Preference(row.id, sample.video, sample.question, text[choice], text[1 - choice], verdicts.margin(mine)))
+        elif reason == "unparsed":
+            stage.bad(row.id, "unparsed verdict", next(c.reply for c in mine if c.choice is None)[:200])
+    records.write(stage.path("preferences.jsonl"), kept)
+    for reason, n in reasons.items():
+        stage.count(reason, n)
+
+
+if __name__ == "__main__":
+    stage_main("judge")

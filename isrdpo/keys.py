@@ -1,0 +1,74 @@
+"""What a stage's rows depend on: stage order, versions, the parameters that matter, what it reads, and the key made of them.
+
+Whatever does not change the rows (engine, device, batch size of inference, process count) is left out, so changing it invalidates nothing.
+"""
+
+import hashlib
+import json
+from functools import lru_cache
+from typing import Any
+
+from isrdpo.params import Params
+
+STAGES = ("data", "respond", "judge", "train", "evaluate")
+NOTEBOOKS = {
+    "data": "01_data_prep", "respond": "02_retrospection", "judge": "03_judging", "train": "04_dpo_training", "evaluate": "05_evaluation",
+}  # fmt: skip
+VERSIONS = {"data": 1, "respond": 1, "judge": 1, "train": 1, "evaluate": 1}  # raise one when its rows change meaning
+MODEL = ("model.path", "model.dtype", "model.image_tower", "model.video_tower")
+DEPENDS = {  # dotted keys, or whole sections
+    "data": ("data", "toybox", "seed", "video.span"),
+    "respond": ("seed", *MODEL, "video.span", "prompts.context", "prompts.retrospection", "respond"),
+    "judge": ("prompts.judge", "prompts.judge_without_context", "judge"),
+    "train": ("train",),
+    "evaluate": ("evaluate", *MODEL, "video.span", "prompts.context", "prompts.judge", "prompts.judge_without_context", "judge.orders",
+                 "judge.method", "judge.max_new_tokens", "respond.context_max_new_tokens"),
+}  # fmt: skip
+LEFT_OUT = {
+    "respond.batch_size", "judge.batch_size", "evaluate.batch_size", "train.gradient_checkpointing", "train.save_steps", "train.report_to",
+}  # fmt: skip
+TRAINING_DATA, HELD_OUT_DATA = {"data.train", "data.samples"}, {"data.test", "data.questions", "data.fixed_pairs"}
+
+
+def upstream(params: Params, stage: str, t: int) -> list[tuple[str, int]]:
+    """(stage, iteration) of everything whose files stage `stage` of iteration `t` reads."""
+    if stage == "data":
+        return []
+    if stage == "evaluate":
+        return [("data", 0)] + ([("train", t)] if t else [])
+    if stage == "respond":
+        looks_back = t > 1 and params.respond.context == "retrospective"
+        return [("data", t)] + ([("train", t - 1)] if t > 1 else []) + ([("respond", t - 1)] if looks_back else [])
+    return [("respond" if stage == "judge" else "judge", t)]
+
+
+def depends(params: Params, stage: str, t: int | None = None) -> dict[str, Any]:
+    """The values that a stage's rows depend on, by dotted name (`t`: only those of this iteration's rows)."""
+    flat: dict[str, Any] = {}
+
+    def walk(value: Any, name: str) -> None:
+        if isinstance(value, dict):
+            for inner in value:
+                walk(value[inner], f"{name}.{inner}")
+        elif name not in LEFT_OUT:
+            flat[name] = value
+
+    whole = params.to_dict()
+    for name in DEPENDS[stage]:
+        section, _, key = name.partition(".")
+        walk(whole[section][key] if key else whole[section], name)
+    if stage == "data":
+        away = {name for name in flat if name.startswith("toybox.")} if params.data.path != "toybox" else set()
+        away |= set() if t is None else TRAINING_DATA if t == 0 else HELD_OUT_DATA
+        flat = {name: value for name, value in flat.items() if name not in away}
+    if flat.get("judge.method") == "truth" and stage == "evaluate":
+        flat["judge.method"] = "score"  # the policy's own verdicts are what is evaluated, whoever judges the loop
+    return flat
+
+
+@lru_cache(maxsize=4096)
+def key(params: Params, stage: str, t: int) -> str:
+    """sha256 over stage version, the parameters that matter to it, iteration, and the keys of what it reads."""
+    above = [key(params, other, at) for other, at in upstream(params, stage, t)]
+    text = json.dumps([stage, VERSIONS[stage], depends(params, stage, t), t, above])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,0 +1,61 @@
+"""Verdicts: asking a policy which of two responses is better, and deciding from its calls. Used by `judge` and `evaluate`."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from isrdpo import prompts
+from isrdpo.params import Params
+from isrdpo.records import Judgment
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from isrdpo.vlmm import VideoModel
+
+
+def ask(
+    model: "VideoModel", params: Params, ids: Sequence[str], videos: "list[Tensor]", questions: Sequence[str],
+    pairs: Sequence[list[str]], contexts: Sequence[str | None],
+) -> list[list[Judgment]]:  # fmt: skip
+    """For each row one Judgment an order (`judge.orders`: as given, then swapped). One batch: the caller cuts."""
+    calls: list[list[Judgment]] = [[] for _ in ids]
+    for order in range(params.judge.orders):
+        requests = []
+        for question, pair, context in zip(questions, pairs, contexts, strict=True):
+            first, second = pair if order == 0 else pair[::-1]
+            template = params.prompts.judge_without_context if context is None else params.prompts.judge
+            requests.append(prompts.conversation(prompts.judge_request(template, question, first, second, context)))
+        for row, (identity, made) in enumerate(zip(ids, _answers(model, params, videos, requests), strict=True)):
+            shown, reply, scores = made
+            choice = None if shown is None else shown if order == 0 else 1 - shown
+            calls[row].append(Judgment(identity, order, choice, reply, scores if scores is None or order == 0 else scores[::-1]))
+    return calls
+
+
+def _answers(model: "VideoModel", params: Params, videos: "list[Tensor]", requests: list[str]) -> list[tuple]:
+    """(which shown response was chosen or None, the reply's text, log-probabilities of the shown responses or None)."""
+    if not requests:
+        return []
+    if params.judge.method == "generate":
+        replies = model.generate(videos, requests, max_new_tokens=params.judge.max_new_tokens)
+        return [(prompts.parse_choice(reply), reply, None) for reply in replies]
+    rows = [[round(x, 6) for x in row] for row in model.choose(videos, requests).tolist()]
+    return [(None if a == b else int(b > a), prompts.REPLIES[int(b > a)], [a, b]) for a, b in rows]
+
+
+def decide(calls: Sequence[Judgment], min_margin: float = 0.0) -> tuple[int | None, str]:
+    """(index of the preferred response, "kept"), or (None, why not): unparsed, disagreement, weak. One rule for every order."""
+    if any(call.choice is None for call in calls):
+        return None, "unparsed"
+    if len({call.choice for call in calls}) > 1:
+        return None, "disagreement"
+    strength = margin(calls)
+    if strength is not None and strength < min_margin:
+        return None, "weak"
+    return calls[0].choice, "kept"
+
+
+def margin(calls: Sequence[Judgment]) -> float | None:
+    """Mean log-odds of the chosen response over the orders (None without scores)."""
+    odds = [abs(call.scores[0] - call.scores[1]) for call in calls if call.scores is not None]
+    return round(sum(odds) / len(odds), 6) if odds else None

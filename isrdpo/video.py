@@ -1,0 +1,153 @@
+"""A path to frames and times: python -c "from isrdpo import video; print(video.read('CLIP.mp4', 8).times)"
+
+Files go through decord, else PyAV (where decord has no wheel or cannot decode); folders of frames through Pillow.
+The rule is LLaVA-Hound's: `np.linspace(0, n - 1, T, dtype=int)` over the whole clip, or over its first 10 seconds.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".gif")
+PICTURES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
+FOLDER_RATE = 2.0  # frames a second in LLaVA-Hound's frame folders (ffmpeg -vf fps=2)
+SPANS = ("whole", "first_10s")
+
+
+class VideoError(OSError):
+    """A video that is missing or cannot be read; one line that names the file."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """frames: uint8 [T, H, W, 3]; times: float [T], seconds from the start; decoder: decord, pyav or frames."""
+
+    frames: np.ndarray
+    times: np.ndarray
+    decoder: str
+
+
+def read(path: Path, frames: int, span: str = "whole") -> Clip:
+    """T = `frames` frames of a video file or of a folder of frames (of which `span` takes all). Raises VideoError."""
+    if span not in SPANS:
+        raise ValueError(f"span {span!r} is not one of {', '.join(SPANS)}")
+    if path.is_dir():
+        return _read_folder(path, frames)
+    if not path.is_file():
+        raise VideoError(f"{path}: no such video")
+    try:
+        import decord
+
+        return _read_decord(decord, path, frames, span)
+    except Exception:  # noqa: BLE001 (no decord here, or one of its bare Exceptions: PyAV has the last word)
+        return _read_pyav(path, frames, span)
+
+
+def resolve(root: Path, name: str) -> Path:
+    """The file or frame folder that a row's `video` names under `root`, with or without the extension it should have.
+
+    Raises VideoError when there is none, and when the path or a link in it leads out of `root`.
+    """
+    top = root.resolve()
+    try:
+        exact = root / name
+        for candidate in (exact, exact.with_suffix(""), *(exact.with_name(exact.name + suffix) for suffix in SUFFIXES)):
+            if not candidate.resolve().is_relative_to(top):
+                raise VideoError(f"{name!r} leads out of the video folder {root}")
+            if candidate.is_file() or (candidate.resolve() != top and _pictures(candidate)):
+                if any(not picture.resolve().is_relative_to(top) for picture in _pictures(candidate)):
+                    raise VideoError(f"{name!r} holds links that lead out of the video folder {root}")
+                return candidate
+    except VideoError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # too long, empty, a null byte, a loop of links
+        raise VideoError(f"{name[:80]!r} is not a usable path ({error})") from error
+    raise VideoError(f"{root / name}: no such video (nor with {', '.join(SUFFIXES)}, nor a folder of frames)")
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """A folder's frames in lexicographic order; none where it is no folder."""
+    return (
+        sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES and file.name[0] != ".")
+        if folder.is_dir()
+        else []
+    )
+
+
+def _chosen(count: int, rate: float, frames: int, span: str) -> np.ndarray:
+    """Indices of the frames to take from a clip of `count` frames at `rate` a second."""
+    if span == "first_10s":
+        count = min(int(rate * 10), count)
+    return np.linspace(0, max(count, 1) - 1, frames, dtype=int)
+
+
+def _read_folder(path: Path, frames: int) -> Clip:
+    from PIL import Image
+
+    pictures = _pictures(path)
+    if not pictures:
+        raise VideoError(f"{path}: a folder without frames ({', '.join(PICTURES)})")
+    chosen, loaded = _chosen(len(pictures), 0, frames, "whole"), {}
+    for i in sorted(set(chosen.tolist())):
+        try:
+            with Image.open(pictures[i]) as picture:
+                loaded[i] = np.asarray(picture.convert("RGB"))
+        except Exception as error:
+            raise VideoError(f"{pictures[i]}: not a readable picture ({type(error).__name__})") from error
+        if loaded[i].shape != loaded[0].shape:
+            raise VideoError(f"{pictures[i]}: of another size than {pictures[0].name}")
+    return Clip(np.stack([loaded[i] for i in chosen.tolist()]), chosen / FOLDER_RATE, "frames")
+
+
+def _read_decord(decord: ModuleType, path: Path, frames: int, span: str) -> Clip:
+    reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
+    chosen = _chosen(len(reader), reader.get_avg_fps(), frames, span)
+    return Clip(reader.get_batch(chosen).asnumpy(), reader.get_frame_timestamp(chosen)[:, 0].astype(float), "decord")
+
+
+def _read_pyav(path: Path, frames: int, span: str) -> Clip:
+    try:
+        declared, rate = _declared(path)
+        chosen = _chosen(declared, rate, frames, span)
+        count, found = _decode(path, chosen)
+        if (
+            count <= chosen[-1]
+        ):  # an edit list may hide a few frames; a damaged file lacks more, and a part of it would be a lie
+            if count < max(1, 0.95 * declared):
+                raise VideoError(f"{path}: damaged, only {count} of {declared} frames decode")
+            chosen = _chosen(count, rate, frames, span)
+            found = _decode(path, chosen)[1]
+    except VideoError:
+        raise
+    except Exception as error:
+        raise VideoError(f"{path}: not a readable video ({type(error).__name__})") from error
+    taken = [found[i] for i in chosen.tolist()]
+    return Clip(np.stack([picture for picture, _ in taken]), np.array([time for _, time in taken]), "pyav")
+
+
+def _declared(path: Path) -> tuple[int, float]:
+    """(frames, frames a second) as the container states them."""
+    import av
+
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        count = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
+        return count, float(stream.average_rate or stream.guessed_rate or 0)
+
+
+def _decode(path: Path, chosen: np.ndarray) -> tuple[int, dict[int, tuple[np.ndarray, float]]]:
+    """(frames decoded up to the last chosen one, the chosen ones with their times)."""
+    import av
+
+    wanted, found, count, start = set(chosen.tolist()), {}, 0, None
+    with av.open(str(path)) as container:
+        for count, frame in enumerate(container.decode(video=0), 1):
+            time = frame.time or 0.0
+            start = time if start is None else start
+            if count - 1 in wanted:
+                found[count - 1] = (frame.to_ndarray(format="rgb24"), time - start)
+            if len(found) == len(wanted):
+                break
+    return count, found

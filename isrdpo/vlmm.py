@@ -1,0 +1,141 @@
+"""A video language model as four calls: encode a video once, generate several continuations of it, score a choice, load for training.
+
+Videos are projected features [N, D] (N video tokens of the LLM's width D): towers and projector are frozen, so they stay valid over the
+iterations. Prompts are full prompts (`prompts.conversation`); `videos[i]` belongs to `prompts[i]`.
+"""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from isrdpo import hound, prompts, video
+from isrdpo.params import Params
+from isrdpo.runs import resolve
+from isrdpo.toybox import BASE
+
+ENCODE_AT_ONCE = 16  # clips
+
+
+class KeyedNoise(LogitsProcessor):
+    """Gumbel-max sampling: argmax(scores + noise) is a draw from softmax(scores). Each row's noise is its own seed's, so a draw
+    does not depend on its batch mates, nor on their number."""
+
+    def __init__(self, seeds: list[int]) -> None:
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        uniform = torch.stack([torch.rand(scores.shape[1], generator=g, dtype=torch.float64) for g in self.generators])
+        gumbel = -torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16)))
+        return scores + gumbel.to(scores.device, scores.dtype)
+
+
+class VideoModel:
+    """One policy, ready for inference."""
+
+    def __init__(self, model: hound.HoundForConditionalGeneration, processor: hound.HoundProcessor, span: str = "whole", cache: Path | None = None) -> None:
+        self.model, self.processor, self.span, self.cache = model.eval(), processor, span, cache
+        self._digest = ""
+
+    @torch.inference_mode()
+    def encode(self, paths: list[Path]) -> list[Tensor]:
+        """Projected features [N, D] of each clip, on the CPU; a clip named twice is encoded once. Raises VideoError."""
+        held: dict[Path, Tensor] = {}
+        for path in dict.fromkeys(paths):
+            stored = self._stored(path)
+            if stored is not None and stored.exists():
+                held[path] = load_file(stored)["features"]
+        waiting = [path for path in dict.fromkeys(paths) if path not in held]
+        for at in range(0, len(waiting), ENCODE_AT_ONCE):
+            part = waiting[at : at + ENCODE_AT_ONCE]
+            pixels = torch.stack([self.processor.pixels(video.read(p, self.processor.frames, self.span).frames) for p in part])
+            features = hound.encode_videos(self.model, pixels.to(self.model.device, self.model.dtype)).cpu()
+            for path, feature in zip(part, features, strict=True):
+                held[path] = feature.clone()
+                self._store(path, held[path])
+        return [held[path] for path in paths]
+
+    def _stored(self, path: Path) -> Path | None:
+        if self.cache is None or path.is_dir():
+            return None
+        if not self._digest:
+            digest = hashlib.sha256(f"{self.processor.frames} {self.span} {self.model.dtype}".encode())
+            for part in (self.model.model.video_tower, self.model.model.multi_modal_projector):
+                for tensor in part.state_dict().values():
+                    digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            self._digest = digest.hexdigest()[:16]
+        return self.cache / self._digest / f"{hashlib.sha256(path.read_bytes()).hexdigest()[:32]}.safetensors"
+
+    def _store(self, path: Path, feature: Tensor) -> None:
+        stored = self._stored(path)
+        if stored is not None:
+            stored.parent.mkdir(parents=True, exist_ok=True)
+            part = stored.with_suffix(".part")
+            save_file({"features": feature}, part)
+            part.replace(stored)
+
+    def _inputs(self, videos: list[Tensor], ids: list[list[int]]) -> dict:
+        """Left-padded input_ids and attention_mask [B, L], and the features [B, N, D] where the model takes them."""
+        longest, pad = max(map(len, ids)), self.processor.pad_id
+        device = self.model.device
+        return {
+            "input_ids": torch.tensor([[pad] * (longest - len(row)) + row for row in ids], device=device),
+            "attention_mask": torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids], device=device),
+            **hound.video_inputs(torch.stack(videos).to(device, self.model.dtype)),
+        }
+
+    @torch.inference_mode()
+    def generate(
+        self, videos: list[Tensor], prompts: list[str], *, max_new_tokens: int, seeds: list[int] | None = None,
+        temperature: float = 0.0, top_p: float = 1.0, top_k: int = 0,
+    ) -> list[str]:  # fmt: skip
+        """One continuation a prompt: greedy at temperature 0, else sampled under `seeds`, one a row."""
+        if not prompts:
+            return []
+        inputs = self._inputs(videos, [self.processor.prompt_ids(prompt) for prompt in prompts])
+        steps = LogitsProcessorList()
+        if temperature > 0:
+            if seeds is None or len(seeds) != len(prompts):
+                raise ValueError("sampling needs one seed a prompt")
+            steps += [TemperatureLogitsWarper(temperature)]
+            steps += [TopKLogitsWarper(top_k)] if top_k else []
+            steps += [TopPLogitsWarper(top_p)] if top_p < 1 else []
+            steps.append(KeyedNoise(seeds))
+        end = self.processor.pieces.eos_id()
+        made = self.model.generate(
+            **inputs, logits_processor=steps, max_new_tokens=max_new_tokens, do_sample=False,
+            eos_token_id=end, pad_token_id=self.processor.pad_id,
+        )[:, inputs["input_ids"].shape[1] :].tolist()  # fmt: skip
+        return [self.processor.decode(row[: row.index(end)] if end in row else row) for row in made]
+
+    @torch.inference_mode()
+    def choose(self, videos: list[Tensor], prompts_: list[str], replies: tuple[str, str] = prompts.REPLIES) -> Tensor:
+        """float [B, 2]: log-probabilities of the two replies' first differing token, given prompt and what they share."""
+        first, second = (self.processor.answer_ids(reply) for reply in replies)
+        shared = next(i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+        inputs = self._inputs(videos, [self.processor.prompt_ids(prompt) + first[:shared] for prompt in prompts_])
+        positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        logits = self.model(**inputs, position_ids=positions, logits_to_keep=1).logits[:, -1].float()
+        return logits.log_softmax(-1)[:, [first[shared], second[shared]]].cpu()
+
+
+def checkpoint(path: str) -> str:
+    """What `model.path` stands for: the shipped base for `toybox`, a folder, or a hub id."""
+    if path == "toybox":
+        return str(BASE)
+    return str(resolve(path)) if resolve(path).exists() else path
+
+
+def open_model(params: Params, path: str) -> VideoModel:
+    """The policy at `path`, on the device and in the precision that `params.model` names."""
+    settings = params.model
+    device = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    model, processor = hound.load(
+        checkpoint(path), image_tower=settings.image_tower, video_tower=settings.video_tower,
+        dtype=getattr(torch, settings.dtype), device=device,
+    )  # fmt: skip
+    cache = resolve(params.run).parent / ".cache" / "features" if params.video.cache else None
+    return VideoModel(model, processor, params.video.span, cache)
