@@ -1,35 +1,54 @@
-# make demo | test | test-all | lab | lint. Each sets up .venv first, once (uv from requirements.lock).
+# make demo | test | test-all | lab | lint | lock | clean. Whatever needs .venv sets it up first, once (uv, from requirements.lock).
+#   UV_TORCH_BACKEND=cpu make demo     a machine without a GPU: torch from the CPU index, none of CUDA's libraries
+#   PYTHON=python3.12 make demo        another interpreter (3.11 to 3.14)
 SHELL := /bin/bash
 PYTHON ?= python3
 UV := .uv/bin/uv
 BIN := .venv/bin
 READY := .venv/.ready
+INSTALL := $(UV) pip install --quiet --python $(BIN)/python
 
-.PHONY: demo test test-all lab lint setup clean
+.PHONY: setup demo test test-all lab lint lock clean
 setup: $(READY)
 
-# uv comes by pip: into a virtual environment, or, where Debian's python3-venv is missing, into a folder of its own.
+# uv comes by pip: in an environment of its own or, where Debian's python3-venv is missing, in a folder (PEP 668 allows both).
 $(UV):
-	@$(PYTHON) -m venv .uv >/dev/null 2>&1 && .uv/bin/python -m pip install --quiet uv || { \
-	  rm -rf .uv && $(PYTHON) -m pip install --quiet --target .uv/site uv && mkdir -p .uv/bin && ln -sf ../site/bin/uv .uv/bin/uv; }
-	@test -x $(UV) || { echo "no uv: pip could not install it; is there a network and python3-pip?" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || { \
+	  echo "Python 3.11 to 3.14 is needed, $(PYTHON) is `$(PYTHON) -V 2>&1`; give one as PYTHON=..." >&2; exit 1; }
+	@echo "setting up .venv, once"
+	@rm -rf .uv
+	@{ $(PYTHON) -m venv .uv && .uv/bin/python -m pip install --quiet --disable-pip-version-check uv; } >.uv.log 2>&1 || { \
+	  rm -rf .uv && $(PYTHON) -m pip install --quiet --disable-pip-version-check --target .uv/site uv >>.uv.log 2>&1 && \
+	  mkdir -p .uv/bin && ln -s ../site/bin/uv .uv/bin/uv; } || { cat .uv.log >&2; rm -rf .uv .uv.log; \
+	  echo "pip could not install uv: is there a network, and pip (Debian: apt install python3-venv)?" >&2; exit 1; }
+	@rm -f .uv.log
 
+# With another torch build the lock is a set of constraints: its lines for CUDA's libraries are not wanted then.
 $(READY): requirements.lock pyproject.toml | $(UV)
 	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) .venv
-	$(UV) pip install --quiet --python $(BIN)/python -r requirements.lock
-	$(UV) pip install --quiet --python $(BIN)/python --no-deps -e .
+ifdef UV_TORCH_BACKEND
+	$(INSTALL) --constraints requirements.lock --editable '.[test]'
+else
+	$(INSTALL) --requirements requirements.lock
+	$(INSTALL) --no-deps --editable .
+endif
 	@touch $@
 
 demo: $(READY)
-	$(BIN)/isrdpo run params/toybox.yaml
+	@$(BIN)/isrdpo run params/toybox.yaml
 
+# The fast tier; TIER=full adds lint and the tests marked slow (whole loops, the recipe's first steps).
 test: $(READY)
-	$(BIN)/python -m pytest -q -n 2 -m "not slow" tests
-
-test-all: $(READY)
+ifeq ($(TIER),full)
 	$(BIN)/python -m ruff check isrdpo tests notebooks
-	$(BIN)/python -m pytest -q -n 2 -m "not slow" tests
-	$(BIN)/python -m pytest -q -m slow tests
+endif
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow"
+ifeq ($(TIER),full)
+	$(BIN)/python -m pytest -q -m slow
+endif
+
+test-all:
+	@$(MAKE) --no-print-directory test TIER=full
 
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks
@@ -37,5 +56,10 @@ lab: $(READY)
 lint: $(READY)
 	$(BIN)/python -m ruff check isrdpo tests notebooks
 
+lock: $(UV)
+	$(UV) pip compile pyproject.toml --extra test --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
+	  --no-annotate --no-header --quiet --output-file requirements.lock
+
+# Removes what set-up made; runs (outputs/) stay.
 clean:
-	rm -rf .venv .uv
+	rm -rf .venv .uv .pytest_cache .ruff_cache *.egg-info

@@ -34,11 +34,11 @@ def expected(error: BaseException) -> bool:
 
 
 def project_root() -> Path:
-    """The folder with notebooks/ and params/: above the package, else above the working directory."""
+    """The folder that holds params/ and notebooks/: above the package, else above the working directory."""
     for folder in (Path(__file__).parent.parent, Path.cwd(), *Path.cwd().parents):
-        if (folder / "notebooks").is_dir() and (folder / "params").is_dir():
+        if (folder / "params" / "base.yaml").is_file():
             return folder.resolve()
-    raise RunError(f"{Path.cwd()}: no project here (a folder with notebooks/ and params/); run from inside a clone")
+    raise RunError(f"{Path.cwd()}: no project here (a folder with params/base.yaml and notebooks/); run from inside a clone")
 
 
 def resolve(path: str | Path) -> Path:

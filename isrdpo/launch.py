@@ -1,152 +1,174 @@
-"""How anything starts: a run, a notebook under papermill, a stage, a report, a check.
+"""The command line: a run, one notebook, one stage, a report, a check.
 
     isrdpo run params/toybox.yaml [key=value ...]
+
+Nothing heavy is imported before it is needed: `--help` and a finished run answer at once.
 """
 
 import argparse
-import os
-import subprocess
+import importlib
 import sys
-import time
 from pathlib import Path
 
-from isrdpo import params as parameters
-from isrdpo import runs
+from isrdpo import folders, keys
 
-NOTEBOOKS = {"data": "01_data_prep", "respond": "02_retrospection", "judge": "03_judging", "train": "04_dpo_training", "evaluate": "05_evaluation"}
+SUMMARY = (
+    "accuracy", "hallucination", "false_claims", "claims_per_answer", "response_words", "prefers_longer", "judge_accuracy",
+    "fixed_judge_accuracy", "fixed_judge_accuracy_no_context", "context_accuracy", "kept_share", "seconds",
+)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="isrdpo", description="Iterative self-retrospective DPO for video language models.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    made = {name: commands.add_parser(name, help=text, description=text) for name, text in {
-        "run": "make or continue a run: every notebook once an iteration, then the report",
-        "notebook": "execute one notebook of a run by papermill and make its page",
-        "stage": "run one stage in this process, without its notebook",
-        "report": "rebuild a run's pages and index from its files",
-        "check": "validate parameters and data without loading a model",
-    }.items()}  # fmt: skip
-    for name in ("run", "check"):
-        made[name].add_argument("preset", type=Path, metavar="PARAMS", help="a preset, as params/toybox.yaml")
-        made[name].add_argument("overrides", nargs="*", metavar="key=value", help="e.g. respond.temperature=1.0")
-    for name in ("notebook", "stage"):
-        made[name].add_argument("stage", choices=runs.STAGES)
-        made[name].add_argument("--run", required=True, help="the run's folder")
-        made[name].add_argument("--iteration", type=int, required=True)
-    made["report"].add_argument("run", help="the run's folder")
-    given = parser.parse_args(arguments)
+    """Exit code 0 when everything asked for is done, 1 with the reason in one line, 130 after Ctrl-C."""
+    made = parser()
+    given, more = made.parse_known_args(arguments)
+    if any(text.startswith("-") for text in more) or more and "overrides" not in given:
+        made.error(f"unrecognized arguments: {' '.join(more)}")
+    if more:
+        given.overrides += more  # argparse gives up on key=value behind an option
     try:
-        {"run": run, "notebook": one_notebook, "stage": stage, "report": report, "check": check}[given.command](given)
-    except runs.EXPECTED as error:
-        sys.exit(f"isrdpo: {error}")
+        sys.exit(given.function(given))
     except KeyboardInterrupt:
-        sys.exit("isrdpo: interrupted; the same command goes on from here")
+        print("\nisrdpo: interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if not folders.expected(error):
+            raise
+        sys.exit("\n".join(f"isrdpo: {line}" for line in str(error).splitlines()))
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="isrdpo", description="Iterative self-retrospective DPO for video language models.")
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(function, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(function.__name__, help=text, description=text[0].upper() + text[1:] + ".")
+        added.set_defaults(function=function)
+        return added
+
+    for added in (
+        command(run, "make a run or go on with it: every notebook once an iteration, then the report"),
+        command(check, "validate parameters and data without loading a model"),
+    ):
+        added.add_argument("preset", metavar="PARAMS", help="a preset, such as params/toybox.yaml")
+        added.add_argument("overrides", nargs="*", metavar="key=value", help="such as respond.temperature=1.0")
+        if added.prog.endswith("run"):
+            added.add_argument("--redo", action="store_true", help="where parameters changed, do again what was made under the old ones")
+    one = command(notebook, "execute one notebook of a run with papermill, and make its page")
+    one.add_argument("name", metavar="NOTEBOOK", type=stage_of, help="such as 03_judging, 03 or judge")
+    one.add_argument("overrides", nargs="*", metavar="key=value", help="its parameters, as `papermill --help-notebook` lists them")
+    alone = command(stage, "run one stage in this process, without its notebook")
+    alone.add_argument("name", metavar="STAGE", choices=keys.STAGES, help=", ".join(keys.STAGES))
+    for added in (one, alone):
+        added.add_argument("--run", required=True, help="the run's folder")
+        added.add_argument("--iteration", type=int, required=True, help="1 to N; 0: the base and the evaluation set")
+    command(report, "rebuild a run's pages and index from its files").add_argument("run", help="the run's folder")
+    return made
+
+
+def stage_of(name: str) -> str:
+    """The stage that a notebook drives, by the notebook's name, its number, or the stage's."""
+    for found, title in keys.NOTEBOOKS.items():
+        if name.removesuffix(".ipynb") in (found, title, title[:2], title[1:2]):
+            return found
+    raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(keys.NOTEBOOKS.values())}")
+
+
+def preset_path(given: str) -> Path:
+    """A preset as given, else from the project root, for a command typed in notebooks/."""
+    return folders.resolve(given) if not Path(given).exists() and folders.resolve(given).exists() else Path(given)
 
 
 def plan(iterations: int) -> list[tuple[str, int]]:
     """(stage, iteration) in order: the data, the base's evaluation, then every iteration."""
-    return [("data", 1), ("evaluate", 0)] + [(s, t) for t in range(1, iterations + 1) for s in runs.STAGES if (s, t) != ("data", 1)]
+    steps = [("data", 1), ("evaluate", 0)]
+    return steps + [(s, t) for t in range(1, iterations + 1) for s in keys.STAGES if (s, t) not in steps]
 
 
 def run(given: argparse.Namespace) -> None:
     """Skips what is done and has its page; ends with where the report is, and the summary."""
-    made = runs.Run.create(parameters.load(given.preset, given.overrides))
-    steps = plan(made.params.iterations)
-    todo = [(stage, t) for stage, t in steps if not (made.done(stage, t) and page_of(made, stage, t).exists())]
-    began = time.monotonic()
-    for number, (name, t) in enumerate(todo, 1):
-        left = (time.monotonic() - began) / (number - 1) * (len(todo) - number + 1) if number > 1 else None
-        print(f"[{number}/{len(todo)}] iteration {t}: {name}" + (f", about {left / 60:.0f} min left" if left else ""), flush=True)
-        notebook(made, name, t)
-        if name == "evaluate":
-            reported(made)
-    from isrdpo import report
+    from isrdpo import pages, params, runs
 
-    if todo or not (made.folder / "report.html").exists():
-        reported(made)
-    print(report.summary_table(made))
-    print(f"report: {made.folder / 'report.html'}")
-
-
-def reported(made: runs.Run) -> None:
-    from isrdpo import report
-
-    report.index(made)
+    made = runs.Run.create(params.load(preset_path(given.preset), given.overrides), redo=given.redo)
+    with made.lock("launch."):
+        steps = plan(made.params.iterations)
+        todo = [(number, step) for number, step in enumerate(steps, 1) if pages.missing(made, *step)]
+        if todo:
+            made.note_machine()
+        for number, (name, t) in todo:
+            pages.make(made, name, t, f"[{number:2}/{len(steps)}] iteration {t}: {keys.NOTEBOOKS[name]}")
+            if name == "evaluate":
+                pages.index(made)
+        if todo or not pages.indexed(made):
+            pages.index(made)
+    print(summary_table(made.folder / "summary.csv"))
+    print(f"\nreport: {made.folder / 'report.html'}")
 
 
-def page_of(made: runs.Run, stage: str, t: int) -> Path:
-    return made.iteration(t) / "reports" / f"{NOTEBOOKS[stage]}.html"
+def notebook(given: argparse.Namespace) -> None:
+    from isrdpo import pages, runs, strict_yaml
 
-
-def notebook(made: runs.Run, name: str, t: int) -> None:
-    """Execute a stage's notebook (a process of its own, so a crash there is one line here), then make its page."""
-    from isrdpo import report
-
-    title = NOTEBOOKS[name]
-    folder = made.iteration(t) / "notebooks"
-    folder.mkdir(parents=True, exist_ok=True)
-    part, log = folder / f"{title}.part.ipynb", made.iteration(t) / "logs" / f"{title}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "papermill", str(runs.project_root() / "notebooks" / f"{title}.ipynb"), str(part), "--no-progress-bar",
-               "--kernel", "python3", "--cwd", str(runs.project_root()), "-r", "run_dir", str(made.folder), "-p", "iteration", str(t)]  # fmt: skip
-    environment = os.environ | {"MPLBACKEND": "Agg", "HF_HUB_DISABLE_TELEMETRY": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "TQDM_DISABLE": "1"}
-    with log.open("w") as file:
-        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False)  # noqa: S603
-    if done.returncode or not made.done(name, t):
-        failed = folder / f"{title}.failed.ipynb"
-        if part.exists():
-            part.replace(failed)
-        raise runs.RunError(f"{title} of iteration {t} failed: {reason(log)} (all of it: {failed if failed.exists() else log})")
-    part.replace(folder / f"{title}.ipynb")
-    (folder / f"{title}.failed.ipynb").unlink(missing_ok=True)
-    report.page(made, t, title)
-
-
-def reason(log: Path) -> str:
-    """The last line of a log that names an error."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    named = [line for line in lines if ": " in line and line.split(":")[0].replace(".", "").isidentifier()]
-    return (named or lines or ["no output"])[-1]
-
-
-def one_notebook(given: argparse.Namespace) -> None:
-    made = runs.Run.open(given.run)
-    notebook(made, given.stage, given.iteration)
-    reported(made)
-    print(page_of(made, given.stage, given.iteration))
+    values = {}
+    for text in given.overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise folders.RunError(f"{text}: not key=value")
+        values[key] = strict_yaml.parse(value, key)
+    if given.name == "data":
+        made = runs.open_or_create(given.run, values.get("preset", "params/toybox.yaml"))
+    else:
+        made = runs.Run.open(given.run)
+    with made.lock("launch."):
+        pages.execute(made, given.name, given.iteration, values)
+        made = runs.Run.open(made.folder)  # the notebook may have recorded parameters
+        pages.page(made, given.name, given.iteration)
+        pages.index(made)
+    print(pages.page_of(made, given.name, given.iteration))
 
 
 def stage(given: argparse.Namespace) -> None:
-    import importlib
+    from isrdpo import runs
 
-    importlib.import_module(f"isrdpo.{given.stage}").run(runs.Run.open(given.run), given.iteration)
+    importlib.import_module(f"isrdpo.{given.name}").run(runs.Run.open(given.run), given.iteration)
 
 
 def report(given: argparse.Namespace) -> None:
-    from isrdpo import report
+    from isrdpo import pages, runs
 
     made = runs.Run.open(given.run)
-    for name, t in made.finished():
-        if (made.iteration(t) / "notebooks" / f"{NOTEBOOKS[name]}.ipynb").exists():
-            report.page(made, t, NOTEBOOKS[name])
-    print(report.index(made))
+    with made.lock("launch."):
+        for name, t in made.finished():
+            if pages.executed(made, name, t).exists():
+                pages.page(made, name, t)
+        print(pages.index(made))
 
 
-def check(given: argparse.Namespace) -> None:
-    """Prints what the data hold and what is wrong; exit code 1 when more is bad than max_bad_share allows."""
-    from isrdpo import data
+def check(given: argparse.Namespace) -> int:
+    """0 when parameters, data, model and disk are fine; 1 with every complaint."""
+    from isrdpo import checks, params
 
-    settings = parameters.load(given.preset, given.overrides)
-    found = data.inspect(settings)
-    bad = found.pop("bad")
-    for name, value in found.items():
-        print(f"{name}: {value}")
-    for cause, details in bad.items():
-        print(f"{cause}: {len(details)}; first: {details[0]}")
-    total = sum(v for v in found.values() if isinstance(v, int))
-    if sum(map(len, bad.values())) > settings.max_bad_share * total:
-        sys.exit(f"isrdpo check: more than max_bad_share={settings.max_bad_share} of {total} rows are bad")
-    print("parameters and data are fine")
+    settings = params.load(preset_path(given.preset), given.overrides)
+    lines, problems = checks.inspect(settings)
+    print("\n".join(lines))
+    for problem in problems:
+        print(f"isrdpo check: {problem}", file=sys.stderr)
+    if not problems:
+        print("parameters and data are fine")
+    return 1 if problems else 0
+
+
+def summary_table(path: Path) -> str:
+    """summary.csv for a terminal: a column an iteration."""
+    import csv
+
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    width = max(map(len, SUMMARY))
+    lines = [f"{'iteration':<{width}}" + "".join(f"{row['iteration']:>9}" for row in rows)]
+    for name in SUMMARY:
+        cells = [f"{float(row[name]):.{0 if name == 'seconds' else 3}f}" if row.get(name) else "" for row in rows]
+        lines.append(f"{name:<{width}}" + "".join(f"{cell:>9}" for cell in cells))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

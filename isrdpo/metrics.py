@@ -29,7 +29,7 @@ def wilson(k: int, n: int) -> tuple[float | None, float | None]:
     share, square = k / n, Z * Z
     center = (share + square / (2 * n)) / (1 + square / n)
     half = Z / (1 + square / n) * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
-    return max(0.0, center - half), min(1.0, center + half)
+    return 0.0 if k == 0 else center - half, 1.0 if k == n else center + half
 
 
 def share(name: str, values: Iterable[bool]) -> Figures:

@@ -84,7 +84,7 @@ class Run:
             return
         with self.lock():
             last = max((t for _, t in self.finished()), default=0)
-            if params.iterations < min(last, self.params.iterations):
+            if params.iterations < last:
                 raise RunError(
                     f"{shown(self.folder)}: iterations={params.iterations} is fewer than the {last} that are there; choose another run=..."
                 )

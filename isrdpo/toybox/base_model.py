@@ -1,7 +1,7 @@
 """The Toybox base model: a miniature LLaVA-Hound, trained from scratch on the world's own text and clips.
 
-    python -m isrdpo.toybox.base_model train outputs/base      # two CPU cores, under 90 minutes; interrupt and repeat to resume
-    python -m isrdpo.toybox.base_model figures outputs/base/model   # the held-out figures of the model card
+    python -m isrdpo.toybox.base_model outputs/base      # two CPU cores, under 90 minutes; interrupt and repeat to resume
+    python -m isrdpo.toybox.figures outputs/base/model   # the held-out figures of the model card
 
 One sequence holds one video (or, in the text phases, one description) and several branches that share it: each branch is one
 request and its reply, sees the prefix and itself only, and has the positions it would have alone. So a step trains every task,
@@ -256,21 +256,19 @@ def new_model(recipe: Recipe, vocabulary: int) -> hound.HoundForConditionalGener
     return hound.build(vocabulary, text, tower, recipe.frames)
 
 
-def clip_pixels(recipe: Recipe, difficulty: world.Difficulty, folder: Path, processor: hound.HoundProcessor) -> tuple[list[dict], torch.Tensor]:
-    """The base split's scenes and what the model sees of their clips: float16 [clips, T, 3, S, S], read back from the mp4 files."""
+def clip_pixels(recipe: Recipe, scenes: list[dict], folder: Path, processor: hound.HoundProcessor) -> torch.Tensor:
+    """What the model sees of the scenes' clips: float16 [clips, T, 3, S, S], read back from the mp4 files."""
     from concurrent.futures import ThreadPoolExecutor
 
     from isrdpo import video
 
-    source = world.scenes("base", recipe.seed, difficulty)
-    scenes = [next(source) for _ in range(recipe.clips)]
-    names = world.write_clips(scenes, recipe.seed, difficulty, folder)
+    names = world.write_clips(scenes, recipe.seed, world.Difficulty(), folder)
 
     def see(name: str) -> torch.Tensor:
         return processor.pixels(video.read(folder / name, recipe.frames).frames).half()
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return scenes, torch.stack(list(pool.map(see, names)))
+        return torch.stack(list(pool.map(see, names)))
 
 
 def save_checkpoint(path: Path, step: int, model: torch.nn.Module, opts: list[torch.optim.Optimizer], log: list[dict]) -> None:
@@ -288,7 +286,8 @@ def train(recipe: Recipe, folder: Path, device: str = "cpu", stop: int | None = 
     if not (folder / "tokenizer.model").exists():
         make_tokenizer(folder / "tokenizer.model")
     processor = hound.HoundProcessor.from_tokenizer(folder / "tokenizer.model", recipe.frames, recipe.image_size, recipe.patch_size)
-    scenes, pixels = clip_pixels(recipe, world.Difficulty(), folder.parent / ".cache" / "clips", processor)
+    source = world.scenes("base", recipe.seed, world.Difficulty())
+    scenes = [next(source) for _ in range(recipe.clips)]
     model = new_model(recipe, len(processor.tokenizer)).to(device).train()
     opts, log, state = optimizers(model, recipe), [], folder / "training.pt"
     if state.exists():
@@ -298,8 +297,10 @@ def train(recipe: Recipe, folder: Path, device: str = "cpu", stop: int | None = 
             optimizer.load_state_dict(old)
         log = saved["log"]
     bases = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers(model, recipe)]
-    steps, began = Steps(recipe, scenes, processor), time.monotonic()
+    steps, began = Steps(recipe, scenes, processor), time.monotonic() - (log[-1]["seconds"] if log else 0)
     last = min(len(steps), stop or len(steps))
+    looks = any(phase.tasks for phase in steps.plan[len(log) : last])
+    pixels = clip_pixels(recipe, scenes, folder.parent / ".cache" / "clips", processor) if looks else None
     loader = torch.utils.data.DataLoader(steps, batch_size=None, sampler=range(len(log), last), num_workers=workers)
     for step, batch in progress(enumerate(loader, len(log)), last - len(log), "training the base model"):
         for optimizer, rates in zip(opts, bases, strict=True):
@@ -319,3 +320,16 @@ def train(recipe: Recipe, folder: Path, device: str = "cpu", stop: int | None = 
         (folder / "model" / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
         (folder / "model" / "training_log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
     return log
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where to train; the model is written to FOLDER/model")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    train(Recipe(seed=arguments.seed), arguments.folder, arguments.device)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,15 +12,16 @@ from pathlib import Path
 import pandas as pd
 
 from isrdpo import metrics, params, prompts, records, verdicts, vlmm
-from isrdpo.toybox import claims, language, world
+from isrdpo.runs import draw_seed, progress, project_root
+from isrdpo.toybox import claims, world
 
 SEED = 100
 
 
 def share(values: list[bool]) -> dict:
     """{"value", "low", "high", "n"} of a share (Wilson)."""
-    low, high = metrics.wilson(sum(values), len(values))
-    return {"value": sum(values) / len(values) if values else None, "low": low, "high": high, "n": len(values)}
+    found = metrics.share("value", values)
+    return {"value": found["value"], "low": found["value_low"], "high": found["value_high"], "n": len(values)}
 
 
 def judged(rows: list[records.Sample], responses: list[list[str]], calls: list[list[records.Judgment]]) -> dict:
@@ -28,7 +29,7 @@ def judged(rows: list[records.Sample], responses: list[list[str]], calls: list[l
     where the truer answer is the longer and the shorter one."""
     longer, right, right_longer, right_shorter = [], [], [], []
     for row, pair, mine in zip(rows, responses, calls, strict=True):
-        choice = verdicts.decide(mine)
+        choice, _ = verdicts.decide(mine)
         if choice is None or pair[0] == pair[1]:
             continue
         words = [len(text.split()) for text in pair]
@@ -41,7 +42,7 @@ def judged(rows: list[records.Sample], responses: list[list[str]], calls: list[l
                 (right_longer if words[truth.index(True)] > words[truth.index(False)] else right_shorter).append(truth[choice])
     return {
         "picks_longer": share(longer), "accuracy": share(right), "accuracy_truer_longer": share(right_longer),
-        "accuracy_truer_shorter": share(right_shorter), "decisive": share([verdicts.decide(c) is not None for c in calls]),
+        "accuracy_truer_shorter": share(right_shorter), "decisive": share([verdicts.decide(c)[0] is not None for c in calls]),
     }  # fmt: skip
 
 
@@ -59,38 +60,33 @@ def described(rows: list[records.Sample], texts: list[str]) -> dict:
 def measure(settings: params.Params, model: vlmm.VideoModel, folder: Path, count: int) -> dict:
     """Every figure but the gain under perfect verdicts (that one is a run with `judge.method=truth`)."""
     rows = world.samples("evaluate", count, SEED, world.Difficulty(), folder)
-    videos, sampling = model.encode([folder / row.video for row in rows]), settings.respond
-    asked = [prompts.conversation(row.question) for row in rows]
-    limit = settings.evaluate.max_new_tokens
+    videos, size = model.encode([folder / row.video for row in rows]), settings.evaluate.batch_size
+    cuts = [slice(at, at + size) for at in range(0, count, size)]
 
-    def say(requests: list[str], tokens: int, draw: str | None = None) -> list[str]:
-        from isrdpo.runs import draw_seed
+    def say(requests: list[str], tokens: int, draw: str = "") -> list[str]:
+        how = {"temperature": settings.respond.temperature, "top_p": settings.respond.top_p, "top_k": settings.respond.top_k} if draw else {}
+        seeds = [draw_seed(SEED, 0, row.id, draw) for row in rows]
+        full = [prompts.conversation(request) for request in requests]
+        made = (model.generate(videos[c], full[c], seeds=seeds[c], max_new_tokens=tokens, **how) for c in progress(cuts, len(cuts), draw or "greedy"))
+        return [text for part in made for text in part]
 
-        out, size = [], settings.evaluate.batch_size
-        for at in range(0, len(rows), size):
-            part = rows[at : at + size]
-            keyed = {} if draw is None else {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
-            seeds = None if draw is None else [draw_seed(SEED, 0, row.id, draw) for row in part]
-            out += model.generate(videos[at : at + size], requests[at : at + size], seeds=seeds, max_new_tokens=tokens, **{"temperature": 0.0, "top_p": 1.0, "top_k": 0} | keyed)
-        return out
-
-    greedy, first, second = say(asked, limit), say(asked, limit, "y1"), say(asked, limit, "y2")
-    truth = [claims.truth(text, row.facts) for text, row in zip(greedy, rows, strict=True)]
-    pairs = [list(pair) for pair in zip(first, second, strict=True)]
-    own = say([prompts.conversation(settings.prompts.context)] * len(rows), settings.respond.context_max_new_tokens)
-    again = say([prompts.conversation(prompts.retrospection_request(settings.prompts.retrospection, c)) for c in own], settings.respond.context_max_new_tokens)
-    contexts = {"no description": [None] * len(rows), "own": own, "own, looked at again": again, "true": [language.description(r.facts["scene"]) for r in rows]}
-    sampled = [[claims.truth(t, row.facts).correct for t in pair] for pair, row in zip(pairs, rows, strict=True)]
-    by_kind = pd.Series([t.correct for t in truth]).groupby([row.kind for row in rows]).mean()
+    questions, limit = [row.question for row in rows], settings.respond.context_max_new_tokens
+    greedy = say(questions, settings.evaluate.max_new_tokens)
+    pairs = [list(pair) for pair in zip(*(say(questions, settings.respond.max_new_tokens, draw) for draw in ("y1", "y2")), strict=True)]
+    own = say([settings.prompts.context] * count, limit)
+    again = say([prompts.retrospection_request(settings.prompts.retrospection, text) for text in own], limit)
+    contexts = {"no description": [None] * count, "own": own, "own, looked at again": again, "true": [row.caption for row in rows]}
+    judges = {}
+    for name, given in contexts.items():
+        calls = [verdicts.ask(model, settings, [r.id for r in rows[c]], videos[c], questions[c], pairs[c], given[c]) for c in cuts]
+        judges[name] = judged(rows, pairs, [call for part in calls for call in part])
+    right = [claims.truth(text, row.facts).correct for text, row in zip(greedy, rows, strict=True)]
+    sampled = [[claims.truth(text, row.facts).correct for text in pair] for pair, row in zip(pairs, rows, strict=True)]
     return {
-        "questions": count, "seed": SEED,
-        "accuracy": share([t.correct for t in truth]), "accuracy_by_kind": by_kind.to_dict(),
-        "samples_differ": share([a != b for a, b in sampled]), "words": sum(len(t.split()) for t in greedy) / count,
-        "description": described(rows, own), "description_again": described(rows, again),
-        "judge": {
-            name: judged(rows, pairs, verdicts.judge(model, settings, rows, videos, pairs, context))
-            for name, context in contexts.items()
-        },
+        "questions": count, "seed": SEED, "accuracy": share(right), "samples_differ": share([a != b for a, b in sampled]),
+        "accuracy_by_kind": pd.Series(right).groupby([row.kind for row in rows]).mean().to_dict(),
+        "words": sum(len(text.split()) for text in greedy) / count,
+        "description": described(rows, own), "description_again": described(rows, again), "judge": judges,
     }  # fmt: skip
 
 
@@ -100,13 +96,16 @@ def table(figures: dict) -> str:
     def cell(figure: dict) -> str:
         return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}] (n = {figure['n']})"
 
+    def shown(figure: dict) -> str:
+        return cell(figure) if figure["n"] else "none"
+
     lines = ["| figure | value, 95 % interval |", "|---|---|"]
     lines += [f"| greedy main claim right | {cell(figures['accuracy'])} |", f"| two samples differ in the truth of the main claim | {cell(figures['samples_differ'])} |"]
     lines += [f"| claims of a description right | {cell(figures['description']['claims_right'])} |"]
     lines += [f"| the same, describing again given its own description | {cell(figures['description_again']['claims_right'])} |"]
     for name, judge in figures["judge"].items():
-        lines += [f"| judge, {name}: picks the longer of two own answers | {cell(judge['picks_longer'])} |", f"| judge, {name}: accuracy | {cell(judge['accuracy'])} |"]
-        lines += [f"| judge, {name}: accuracy where the truer answer is the shorter | {cell(judge['accuracy_truer_shorter'])} |"]
+        lines += [f"| judge, {name}: picks the longer of two own answers | {shown(judge['picks_longer'])} |", f"| judge, {name}: accuracy | {shown(judge['accuracy'])} |"]
+        lines += [f"| judge, {name}: accuracy where the truer answer is the shorter | {shown(judge['accuracy_truer_shorter'])} |"]
     return "\n".join(lines)
 
 
@@ -115,8 +114,6 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--questions", type=int, default=512)
     arguments = parser.parse_args()
-    from isrdpo.runs import project_root
-
     settings = params.load(project_root() / "params" / "toybox.yaml", [f"model.path={arguments.model}"])
     model = vlmm.open_model(settings, str(arguments.model))
     figures = measure(settings, model, project_root() / "outputs" / ".cache" / "clips", arguments.questions)

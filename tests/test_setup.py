@@ -1,0 +1,178 @@
+"""What a fresh clone rests on: pins that agree, layers that hold, a command line that answers at once."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import isrdpo
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+WANTED = [Requirement(text) for text in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"])]
+LOCK = [Requirement(line) for line in (ROOT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")]
+MACHINES = {
+    "linux": {"sys_platform": "linux", "platform_machine": "x86_64", "platform_system": "Linux", "os_name": "posix"},
+    "linux aarch64": {"sys_platform": "linux", "platform_machine": "aarch64", "platform_system": "Linux", "os_name": "posix"},
+    "macos": {"sys_platform": "darwin", "platform_machine": "arm64", "platform_system": "Darwin", "os_name": "posix"},
+}
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+FILES = sorted((ROOT / "isrdpo").glob("*.py"))
+
+
+def pins(requirements: list[Requirement], machine: str, python: str) -> dict[str, str]:
+    """name -> specifier of what is installed on a machine."""
+    world = MACHINES[machine] | {"python_version": python, "python_full_version": f"{python}.9", "implementation_name": "cpython"}
+    found = [r for r in requirements if r.marker is None or r.marker.evaluate(world)]
+    names = [canonicalize_name(r.name) for r in found]
+    assert len(names) == len(set(names)), "two pins for one machine"
+    return {name: str(r.specifier) for name, r in zip(names, found, strict=True)}
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_lock_holds_every_dependency_on_every_machine(machine: str, python: str) -> None:
+    locked, wanted = pins(LOCK, machine, python), pins(WANTED, machine, python)
+    assert all(re.fullmatch(r"==[\w.]+", pin) for pin in locked.values())
+    for requirement in WANTED:
+        name = canonicalize_name(requirement.name)
+        if name in wanted:
+            assert requirement.specifier.contains(locked[name].removeprefix("==")), name
+    assert ("decord" in locked) == (machine == "linux"), "decord 0.6.0 has wheels for x86_64 Linux and Windows only; PyAV decodes elsewhere"
+    assert "av" in locked
+
+
+def test_environment_has_the_locks_pins_and_a_reason_for_each() -> None:
+    text = (ROOT / "environment.yml").read_text()
+    entries = next(e["pip"] for e in yaml.safe_load(text)["dependencies"] if isinstance(e, dict))
+    assert entries[-1] == "--editable ."
+    conda = [Requirement(entry) for entry in entries[:-1]]
+    for machine in MACHINES:
+        locked = pins(LOCK, machine, "3.11")
+        here = pins(conda, machine, "3.11")
+        assert here == {name: locked[name] for name in here}
+        assert set(here) == set(pins(WANTED, machine, "3.11"))
+    for line in text.splitlines():
+        if re.match(r" +- [\w-]+==", line):
+            assert re.search(r"  +# \w.{8,}", line), f"no reason: {line}"
+
+
+def test_nothing_names_a_machine_or_a_registry() -> None:
+    for name in ("requirements.lock", "pyproject.toml", "environment.yml", "Makefile"):
+        text = (ROOT / name).read_text()
+        assert not re.search(r"https?://|file:|(?<!emit-)(?:index-url|find-links)|/home/|/root/|/opt/|/Users/", text), name
+
+
+def test_the_version_stands_in_both_places() -> None:
+    assert isrdpo.__version__ == PROJECT["version"]
+
+
+def test_license_and_citation() -> None:
+    license_text = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in license_text and "END OF TERMS AND CONDITIONS" in license_text and PROJECT["license"] == "Apache-2.0"
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    paper = citation["preferred-citation"]
+    assert "ISR-DPO" in paper["title"] and "2406.11280" in str(paper) and paper["authors"][0]["family-names"] == "Ahn"
+
+
+def test_the_readmes_commands_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`?make ([a-z-]+)", (ROOT / "README.md").read_text())) <= targets
+    assert "make test-all" in (ROOT / ".ci" / "run").read_text() and "make test-all" in (ROOT / "README.md").read_text()
+    listed = subprocess.run(["make", "-n", "test-all", "PYTHON=false", "READY="], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert '-m "not slow"' in listed and "-m slow" in listed and "ruff check" in listed
+
+
+def test_help_answers_at_once_without_heavy_imports() -> None:
+    for heavy in ([], ["run"], ["stage"], ["notebook"], ["check"]):
+        started = time.monotonic()
+        done = subprocess.run([sys.executable, "-X", "importtime", "-m", "isrdpo", *heavy, "--help"], capture_output=True, text=True, check=True)
+        took = time.monotonic() - started
+        assert done.stdout.startswith("usage: isrdpo")
+        assert not re.search(r"\| +(torch|transformers|numpy|pandas|papermill|trl)$", done.stderr, re.MULTILINE)
+        assert took < 0.5 or _best_of_three(heavy) < 0.5
+
+
+def _best_of_three(arguments: list[str]) -> float:
+    """A busy machine is not the command's fault."""
+    best = 9.0
+    for _ in range(3):
+        started = time.monotonic()
+        subprocess.run([sys.executable, "-m", "isrdpo", *arguments, "--help"], capture_output=True, check=True)
+        best = min(best, time.monotonic() - started)
+    return best
+
+
+def imported(path: Path, top_level_only: bool) -> set[str]:
+    """Modules that a file imports, those of ours as isrdpo.<name>; not what stands under `if TYPE_CHECKING`."""
+    tree = ast.parse(path.read_text())
+    checking = {id(n) for block in ast.walk(tree) if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test) for n in ast.walk(block)}
+    inside = {id(n) for block in ast.walk(tree) if isinstance(block, (ast.FunctionDef, ast.Lambda)) for n in ast.walk(block)}
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in checking or (top_level_only and id(node) in inside):
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"isrdpo.{alias.name}" for alias in node.names} if node.module == "isrdpo" else {node.module or ""}
+    return found
+
+
+LAYERS = [
+    {"__init__", "strict_yaml", "folders"},
+    {"prompts", "records", "metrics"},
+    {"params"},
+    {"keys", "provenance", "verdicts"},
+    {"runs", "video", "hound_model", "toybox"},
+    {"hound"},
+    {"vlmm", "dpo"},
+    {"data", "respond", "judge", "train", "evaluate"},
+    {"plots"},
+    {"report", "checks"},
+    {"pages"},
+    {"launch"},
+    {"__main__"},
+]
+STAGES = LAYERS[7]
+
+
+def layer(name: str) -> int:
+    return next(n for n, names in enumerate(LAYERS) if name in names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_imports_go_downwards_only(path: Path) -> None:
+    """params, records, prompts, metrics < runs, video, vlmm, hound < stages < plots, report < launch."""
+    for other in {name.split(".")[1] for name in imported(path, top_level_only=False) if name.startswith("isrdpo.")}:
+        assert layer(other) < layer(path.stem), f"{path.stem} imports {other}"
+
+
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_stages_never_import_each_other(name: str) -> None:
+    found = imported(ROOT / "isrdpo" / f"{name}.py", top_level_only=False)
+    assert not {f"isrdpo.{other}" for other in STAGES - {name}} & found
+
+
+@pytest.mark.parametrize("name", ["params", "records", "runs", "keys", "folders", "provenance", "metrics", "prompts", "strict_yaml", "launch", "pages",
+                                  "data", "respond", "judge", "train", "evaluate", "verdicts", "checks", "report", "plots"])  # fmt: skip
+def test_light_modules_load_nothing_heavy(name: str) -> None:
+    code = f"import isrdpo.{name}, sys; print(sorted({{'torch', 'transformers', 'trl', 'decord', 'openai', 'datasets', 'papermill'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_notebooks_import_only_the_library_and_pandas(path: Path) -> None:
+    code = "\n".join("".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code")
+    tops = {alias.name.split(".")[0] for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Import) for alias in n.names}
+    tops |= {(n.module or "").split(".")[0] for n in ast.walk(ast.parse(code)) if isinstance(n, ast.ImportFrom)}
+    assert tops <= {"isrdpo", "pandas"}
