@@ -4,6 +4,7 @@ Greedy answers of the policy after training t on the held-out questions -> answe
 known. The same policy judges one fixed set of held-out pairs, with its own description and without -> fixed_judgments.jsonl.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isrdpo import metrics, prompts, records, verdicts, video
@@ -31,6 +32,7 @@ def _evaluate(run: Run, iteration: int) -> None:
         stage.total = len(samples)
         model, root = vlmm.open_model(run.params, run.policy_after(iteration)), run.video_root()
         answers = answer(stage, model, samples, root)
+        stage.count("empty", sum(not a.response.strip() for a in answers))
         contexts = describe(stage, model, fixed, root)
         calls = judge_fixed(stage, model, fixed, contexts, root)
         figures = metrics.answers([a.__dict__ for a in answers]) | metrics.fixed([p.__dict__ for p in fixed], calls)
@@ -41,7 +43,7 @@ def batches(rows: list, size: int) -> list[list]:
     return [rows[at : at + size] for at in range(0, len(rows), size)]
 
 
-def answer(stage: Stage, model: "VideoModel", samples: list[records.Sample], root) -> list[records.Answer]:
+def answer(stage: Stage, model: "VideoModel", samples: list[records.Sample], root: Path) -> list[records.Answer]:
     settings = stage.params.evaluate
     log, cut = stage.log("answers.jsonl", records.Answer, settings.batch_size), batches(samples, settings.batch_size)
     for batch in progress(cut[log.done :], len(cut) - log.done, f"iteration {stage.t}: answer"):
@@ -63,7 +65,7 @@ def truth(text: str, facts: dict | None) -> dict | None:
     return claims.truth(text, facts).to_dict()
 
 
-def describe(stage: Stage, model: "VideoModel", fixed: list[records.FixedPair], root) -> dict[str, str]:
+def describe(stage: Stage, model: "VideoModel", fixed: list[records.FixedPair], root: Path) -> dict[str, str]:
     """The policy's own plain description of each fixed pair's video."""
     size = stage.params.evaluate.batch_size
     log, cut = stage.log("fixed_contexts.jsonl", dict, size), batches(fixed, size)
@@ -75,7 +77,7 @@ def describe(stage: Stage, model: "VideoModel", fixed: list[records.FixedPair], 
     return {row["id"]: row["context"] for row in log.rows()}
 
 
-def judge_fixed(stage: Stage, model: "VideoModel", fixed: list[records.FixedPair], contexts: dict[str, str], root) -> list[dict]:
+def judge_fixed(stage: Stage, model: "VideoModel", fixed: list[records.FixedPair], contexts: dict[str, str], root: Path) -> list[dict]:
     """Every call on the fixed pairs; rows are Judgments with `with_context`. Always asked of the policy, by score or generation."""
     size, asked = stage.params.evaluate.batch_size, stage.params
     if asked.judge.method == "truth":

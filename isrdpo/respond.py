@@ -10,6 +10,8 @@ from isrdpo import prompts, records, video
 from isrdpo.runs import Run, RunError, Stage, draw_seed, progress, stage_main
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from isrdpo.vlmm import VideoModel
 
 
@@ -17,16 +19,13 @@ def run(run: Run, iteration: int) -> None:
     with run.stage("respond", iteration) as stage:
         if stage is None:
             return
-        from isrdpo import vlmm
-
         samples = records.read(run.file(iteration, "samples.jsonl"), records.Sample)
         stage.total = len(samples)
         previous = looked_back(run, iteration, samples)
-        model = vlmm.open_model(run.params, run.policy(iteration))
-        root, names = run.video_root(), list(dict.fromkeys(s.video for s in samples))
-        features = dict(zip(names, model.encode([video.resolve(root, n) for n in names]), strict=True))
-        contexts = describe(stage, model, names, features, previous)
-        respond(stage, model, samples, features, contexts, previous)
+        size = stage.params.respond.batch_size
+        contexts, responses = stage.log("contexts.jsonl", dict, size), stage.log("responses.jsonl", records.Responses, size)
+        write(stage, run, samples, previous, contexts, responses)
+        count(stage, responses.rows(), contexts.rows())
 
 
 def looked_back(run: Run, iteration: int, samples: list[records.Sample]) -> dict[str, str]:
@@ -36,55 +35,83 @@ def looked_back(run: Run, iteration: int, samples: list[records.Sample]) -> dict
         return {}
     path = run.file(iteration - 1, "contexts.jsonl")
     known = {row["video"]: row["context"] for row in records.read(path, dict)} if path.exists() else {}
-    missing = [s.id for s in samples if not known.get(s.video, "").strip()]
+    missing = [s.id for s in samples if s.video not in known]
     if missing:
+        named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise RunError(
-            f"{path}: {len(missing)} of {len(samples)} samples have no description of iteration {iteration - 1} to look back at "
-            f"(first: {missing[0]}); run respond of iteration {iteration - 1} on the same videos, or set respond.context=fresh"
+            f"{path}: {len(missing)} of {len(samples)} samples have no description of iteration {iteration - 1} to look back at ({named}); "
+            f"remove {run.iteration(iteration - 1)} to have that iteration made again on the same videos, or set respond.context=fresh"
         )
     return known
 
 
-def describe(stage: Stage, model: "VideoModel", names: list[str], features: dict, previous: dict[str, str]) -> dict[str, str]:
-    """c_t by video; {} with `context: none`."""
-    settings, templates = stage.params.respond, stage.params.prompts
-    log, size = stage.log("contexts.jsonl", dict, settings.batch_size), settings.batch_size
-    batches = [names[at : at + size] for at in range(0, len(names), size)] if settings.context != "none" else []
-    for batch in progress(batches[log.done :], len(batches) - log.done, f"iteration {stage.t}: describe"):
-        asked = [templates.context if n not in previous else prompts.retrospection_request(templates.retrospection, previous[n]) for n in batch]
-        texts = model.generate(
-            [features[n] for n in batch], [prompts.conversation(a) for a in asked], max_new_tokens=settings.context_max_new_tokens,
-            temperature=settings.context_temperature, top_p=settings.top_p, top_k=settings.top_k,
-            seeds=[draw_seed(stage.params.seed, stage.t, n, "context") for n in batch],
-        )  # fmt: skip
-        log.append([{"video": n, "context": c, "previous_context": previous.get(n)} for n, c in zip(batch, texts, strict=True)])
-    return {row["video"]: row["context"] for row in log.rows()}
-
-
-def respond(stage: Stage, model: "VideoModel", samples: list[records.Sample], features: dict, contexts: dict, previous: dict) -> None:
-    """y1 and y2 of every sample; an empty one, or an empty description, makes a bad sample."""
-    settings = stage.params.respond
-    log, size = stage.log("responses.jsonl", records.Responses, settings.batch_size), settings.batch_size
+def write(
+    stage: Stage, run: Run, samples: list[records.Sample], previous: dict[str, str], contexts: records.BatchLog, responses: records.BatchLog
+) -> None:
+    """Batch by batch what is not on disk yet; a batch's videos are encoded once, for the description and for both responses."""
+    size = contexts.batch_size
     batches = [samples[at : at + size] for at in range(0, len(samples), size)]
-    for batch in progress(batches[log.done :], len(batches) - log.done, f"iteration {stage.t}: respond"):
-        drawn = [
-            model.generate(
-                [features[s.video] for s in batch], [prompts.conversation(s.question) for s in batch], max_new_tokens=settings.max_new_tokens,
-                temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k,
-                seeds=[draw_seed(stage.params.seed, stage.t, s.id, name) for s in batch],
-            )
-            for name in ("y1", "y2")
-        ]  # fmt: skip
-        log.append([
-            records.Responses(s.id, [y1, y2], contexts.get(s.video), previous.get(s.video))
-            for s, y1, y2 in zip(batch, *drawn, strict=True)
-        ])  # fmt: skip
-    for row in log.rows():
+    begin = min(contexts.done, responses.done)
+    if begin == len(batches):
+        return
+    from isrdpo import vlmm
+
+    model, root = vlmm.open_model(run.params, run.policy(stage.t)), run.video_root()
+    known = {row["video"]: row["context"] for row in contexts.rows()}
+    for number in progress(range(begin, len(batches)), len(batches) - begin, f"iteration {stage.t}: respond"):
+        batch = batches[number]
+        names = list(dict.fromkeys(s.video for s in batch))
+        features = dict(zip(names, model.encode([video.resolve(root, n) for n in names]), strict=True))
+        if contexts.done == number:
+            rows = describe(stage, model, {n: features[n] for n in names if n not in known}, previous)
+            contexts.append(rows)
+            known |= {row["video"]: row["context"] for row in rows}
+        if responses.done == number:
+            responses.append(respond(stage, model, batch, features, known, previous))
+
+
+def describe(stage: Stage, model: "VideoModel", features: "dict[str, Tensor]", previous: dict[str, str]) -> list[dict]:
+    """c_t of each video (`features` by name), as rows; none with `context: none`."""
+    settings, templates, names = stage.params.respond, stage.params.prompts, list(features)
+    if settings.context == "none":
+        return []
+    asked = [templates.context if n not in previous else prompts.retrospection_request(templates.retrospection, previous[n]) for n in names]
+    texts = model.generate(
+        list(features.values()), [prompts.conversation(a) for a in asked], max_new_tokens=settings.context_max_new_tokens,
+        temperature=settings.context_temperature, top_p=settings.top_p, top_k=settings.top_k,
+        seeds=[draw_seed(stage.params.seed, stage.t, n, "context") for n in names],
+    )  # fmt: skip
+    return [{"video": n, "context": text, "previous_context": previous.get(n)} for n, text in zip(names, texts, strict=True)]
+
+
+def respond(
+    stage: Stage, model: "VideoModel", batch: list[records.Sample], features: "dict[str, Tensor]", contexts: dict, previous: dict
+) -> list[records.Responses]:
+    """y1 and y2 of each sample, with the c_t that will judge them."""
+    settings = stage.params.respond
+    drawn = [
+        model.generate(
+            [features[s.video] for s in batch], [prompts.conversation(s.question) for s in batch], max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k,
+            seeds=[draw_seed(stage.params.seed, stage.t, s.id, name) for s in batch],
+        )
+        for name in ("y1", "y2")
+    ]  # fmt: skip
+    return [records.Responses(s.id, [y1, y2], contexts.get(s.video), previous.get(s.video)) for s, y1, y2 in zip(batch, *drawn, strict=True)]
+
+
+def count(stage: Stage, responses: list[records.Responses], contexts: list[dict]) -> None:
+    """An empty response, or an empty description, makes a bad sample. An empty c_{t-1} is looked back at as it is, and said."""
+    for row in responses:
         if not all(text.strip() for text in row.responses):
             stage.bad(row.id, "empty response")
         elif row.context is not None and not row.context.strip():
             stage.bad(row.id, "empty context")
+    empty = sum(row["previous_context"] is not None and not row["previous_context"].strip() for row in contexts)
     stage.count("described", len(contexts))
+    stage.count("empty_previous", empty)
+    if empty:
+        stage.warn(f"{empty} of {len(contexts)} descriptions looked back at an empty one")
 
 
 if __name__ == "__main__":

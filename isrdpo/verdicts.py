@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from isrdpo.vlmm import VideoModel
 
+TOO_LONG = "(not asked: description and responses are longer than the model's positions)"
 
 def ask(
     model: "VideoModel", params: Params, ids: Sequence[str], videos: "list[Tensor]", questions: Sequence[str],
@@ -34,19 +35,25 @@ def ask(
 
 def _answers(model: "VideoModel", params: Params, videos: "list[Tensor]", requests: list[str]) -> list[tuple]:
     """(which shown response was chosen or None, the reply's text, log-probabilities of the shown responses or None)."""
-    if not requests:
-        return []
-    if params.judge.method == "generate":
-        replies = model.generate(videos, requests, max_new_tokens=params.judge.max_new_tokens)
-        return [(prompts.parse_choice(reply), reply, None) for reply in replies]
-    rows = [[round(x, 6) for x in row] for row in model.choose(videos, requests).tolist()]
-    return [(None if a == b else int(b > a), prompts.REPLIES[int(b > a)], [a, b]) for a, b in rows]
+    needed = params.judge.max_new_tokens
+    fitting = [n for n, request in enumerate(requests) if model.room(request) >= needed]
+    answers: list[tuple] = [(None, TOO_LONG, None)] * len(requests)
+    shown, asked = [videos[n] for n in fitting], [requests[n] for n in fitting]
+    if fitting and params.judge.method == "generate":
+        for n, reply in zip(fitting, model.generate(shown, asked, max_new_tokens=needed), strict=True):
+            answers[n] = (prompts.parse_choice(reply), reply, None)
+    elif fitting:
+        for n, row in zip(fitting, model.choose(shown, asked).tolist(), strict=True):
+            a, b = (round(x, 6) for x in row)
+            answers[n] = (None if a == b else int(b > a), "" if a == b else prompts.REPLIES[int(b > a)], [a, b])
+    return answers
 
 
 def decide(calls: Sequence[Judgment], min_margin: float = 0.0) -> tuple[int | None, str]:
-    """(index of the preferred response, "kept"), or (None, why not): unparsed, disagreement, weak. One rule for every order."""
+    """(index of the preferred response, "kept"), or (None, why not): unparsed, undecided (equal scores), disagreement, weak. One rule
+    for every order."""
     if any(call.choice is None for call in calls):
-        return None, "unparsed"
+        return None, "undecided" if all(call.choice is not None or call.scores is not None for call in calls) else "unparsed"
     if len({call.choice for call in calls}) > 1:
         return None, "disagreement"
     strength = margin(calls)

@@ -5,9 +5,13 @@ iterations. Prompts are full prompts (`prompts.conversation`); `videos[i]` belon
 """
 
 import hashlib
+import os
+import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
@@ -17,7 +21,7 @@ from isrdpo.params import Params
 from isrdpo.runs import resolve
 from isrdpo.toybox import BASE
 
-ENCODE_AT_ONCE = 16  # clips
+HELD = 2**30  # bytes of features kept in memory, so that a stage's next questions about a clip find it encoded
 
 
 class KeyedNoise(LogitsProcessor):
@@ -38,44 +42,57 @@ class VideoModel:
 
     def __init__(self, model: hound.HoundForConditionalGeneration, processor: hound.HoundProcessor, span: str = "whole", cache: Path | None = None) -> None:
         self.model, self.processor, self.span, self.cache = model.eval(), processor, span, cache
-        self._digest = ""
+        self._digest, self._held = "", OrderedDict[Path, Tensor]()
 
     @torch.inference_mode()
     def encode(self, paths: list[Path]) -> list[Tensor]:
-        """Projected features [N, D] of each clip, on the CPU; a clip named twice is encoded once. Raises VideoError."""
-        held: dict[Path, Tensor] = {}
-        for path in dict.fromkeys(paths):
-            stored = self._stored(path)
-            if stored is not None and stored.exists():
-                held[path] = load_file(stored)["features"]
-        waiting = [path for path in dict.fromkeys(paths) if path not in held]
-        for at in range(0, len(waiting), ENCODE_AT_ONCE):
-            part = waiting[at : at + ENCODE_AT_ONCE]
-            pixels = torch.stack([self.processor.pixels(video.read(p, self.processor.frames, self.span).frames) for p in part])
-            features = hound.encode_videos(self.model, pixels.to(self.model.device, self.model.dtype)).cpu()
-            for path, feature in zip(part, features, strict=True):
-                held[path] = feature.clone()
-                self._store(path, held[path])
-        return [held[path] for path in paths]
+        """Projected features [N, D] of each clip, on the CPU; a clip named twice is encoded once. Raises VideoError.
+
+        Each clip goes through the tower alone: which others are cached already must not show in its last bits."""
+        found = {path: self._feature(path) for path in dict.fromkeys(paths)}
+        for path, feature in found.items():
+            self._held[path] = feature
+            self._held.move_to_end(path)
+        while sum(feature.nbytes for feature in self._held.values()) > HELD:
+            self._held.popitem(last=False)
+        return [found[path] for path in paths]
+
+    def _feature(self, path: Path) -> Tensor:
+        """From memory, from disk, or encoded (and then kept on disk, where there is a cache)."""
+        if path in self._held:
+            return self._held[path]
+        stored = self._stored(path)
+        if stored is not None and stored.exists():
+            try:
+                return load_file(stored)["features"]
+            except (SafetensorError, KeyError):  # torn by a full disk or a crash of the machine
+                stored.unlink(missing_ok=True)
+        pixels = self.processor.pixels(video.read(path, self.processor.frames, self.span).frames)
+        feature = hound.encode_videos(self.model, pixels[None].to(self.model.device, self.model.dtype))[0].cpu().clone()
+        if stored is not None:
+            stored.parent.mkdir(parents=True, exist_ok=True)
+            part = stored.with_suffix(f".{os.getpid()}.part")
+            save_file({"features": feature}, part)
+            part.replace(stored)
+        return feature
 
     def _stored(self, path: Path) -> Path | None:
+        """Where the features of a clip lie on disk: by the weights that make them and the clip's content."""
         if self.cache is None or path.is_dir():
             return None
         if not self._digest:
-            digest = hashlib.sha256(f"{self.processor.frames} {self.span} {self.model.dtype}".encode())
+            digest = hashlib.sha256(f"{self.processor.frames} {self.span} {self.model.dtype} {self.model.device.type}".encode())
             for part in (self.model.model.video_tower, self.model.model.multi_modal_projector):
                 for tensor in part.state_dict().values():
                     digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
             self._digest = digest.hexdigest()[:16]
         return self.cache / self._digest / f"{hashlib.sha256(path.read_bytes()).hexdigest()[:32]}.safetensors"
 
-    def _store(self, path: Path, feature: Tensor) -> None:
-        stored = self._stored(path)
-        if stored is not None:
-            stored.parent.mkdir(parents=True, exist_ok=True)
-            part = stored.with_suffix(".part")
-            save_file({"features": feature}, part)
-            part.replace(stored)
+    def room(self, prompt: str) -> int:
+        """How many more tokens the model has positions for behind this prompt; below 1, it cannot read the prompt whole."""
+        text = self.model.config.text_config
+        positions = int(text.max_position_embeddings * (text.rope_parameters or {}).get("factor", 1))
+        return positions - len(self.processor.prompt_ids(prompt))
 
     def _inputs(self, videos: list[Tensor], ids: list[list[int]]) -> dict:
         """Left-padded input_ids and attention_mask [B, L], and the features [B, N, D] where the model takes them."""
@@ -133,6 +150,8 @@ def open_model(params: Params, path: str) -> VideoModel:
     """The policy at `path`, on the device and in the precision that `params.model` names."""
     settings = params.model
     device = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if settings.device == "auto" and device != "cpu" and sys.stderr.isatty():
+        print(f"model.device=auto: {torch.cuda.get_device_name()}", file=sys.stderr)
     model, processor = hound.load(
         checkpoint(path), image_tower=settings.image_tower, video_tower=settings.video_tower,
         dtype=getattr(torch, settings.dtype), device=device,

@@ -1,6 +1,11 @@
-"""A tiny random base model in the world's own words, and runs of it that take seconds."""
+"""A tiny random base model in the world's own words, runs of it that take seconds, and data of a user's own."""
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,3 +45,42 @@ def make_run(random_base: Path, tmp_path: Path) -> Callable:
         return Run.create(params.load(PRESET, [*small, *overrides]))
 
     return made
+
+
+@pytest.fixture
+def own_data(tmp_path: Path) -> Callable:
+    """`own_data(rows)`: a folder with three clips, and the rows as train.jsonl and test.qa.jsonl. A row is a dictionary or a raw line;
+    "{0}", "{1}", "{2}" in it become the clips' names without `.mp4`. Returns the folder and those names."""
+    from isrdpo.toybox import world
+
+    def made(rows: list[dict | str]) -> tuple[Path, list[str]]:
+        folder, difficulty = tmp_path / "mine", world.Difficulty()
+        source = world.scenes("base", 5, difficulty)
+        names = [name.removesuffix(".mp4") for name in world.write_clips([next(source) for _ in range(3)], 5, difficulty, folder / "clips")]
+        text = "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+        for number, name in enumerate(names):
+            text = text.replace(f"{{{number}}}", name)
+        for file in ("train.jsonl", "test.qa.jsonl"):
+            (folder / file).write_text(text)
+        return folder, names
+
+    return made
+
+
+@pytest.fixture
+def kill_at() -> Callable:
+    """`kill_at(run, "respond", 1, "responses.jsonl", 2)`: starts the stage in a process of its own and kills it (-9) when two batches
+    of the file are on disk."""
+    import torch
+
+    def killed(run, stage: str, iteration: int, name: str, batches: int) -> None:
+        command = [sys.executable, "-m", f"isrdpo.{stage}", "--run", str(run.folder), "--iteration", str(iteration)]
+        journal = run.file(iteration, f".{name}.journal")
+        with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}) as child:  # noqa: S603
+            while child.poll() is None:
+                if journal.exists() and journal.read_bytes().count(b"\n") >= batches:
+                    child.kill()
+                time.sleep(0.002)
+        assert child.returncode == -9 and not run.done(stage, iteration), "the stage was over before it could be killed"
+
+    return killed

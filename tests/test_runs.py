@@ -82,7 +82,7 @@ def test_marker_is_written_last_and_ends_the_stage(run: Run) -> None:
         assert run.done("data", 1) is None
     marker = run.done("data", 1)
     assert (marker["total"], marker["counts"], marker["bad"], marker["warnings"]) == (100, {"samples": 99}, {"missing video": 1}, ["one is gone"])
-    assert marker["params"]["data.samples"] == 320 and "data.questions" not in marker["params"] and marker["peak_rss_mb"] > 1
+    assert marker["params"]["data.samples"] == run.params.data.samples and "data.questions" not in marker["params"] and marker["peak_rss_mb"] > 1
     assert records.read(run.file(1, "bad_data.jsonl"), dict) == [{"id": "7", "cause": "missing video", "detail": "clip.mp4"}]
     with run.stage("data", 1) as stage:
         assert stage is None
