@@ -54,7 +54,9 @@ def judged(run: Run, iteration: int) -> pd.DataFrame:
             "words": [metrics.words(t) for t in answer.responses], "correct": [t["correct"] for t in found] if found[0] else None,
             "choice": choice, "reason": reason, "calls": len(mine), "unparsed": sum(c.choice is None for c in mine), "margin": verdicts.margin(mine),
         })  # fmt: skip
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table["choice"] = pd.Series([row["choice"] for row in rows], dtype=object)  # else None makes every index a float
+    return table
 
 
 def context_truths(run: Run, iteration: int) -> list[dict]:

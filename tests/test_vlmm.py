@@ -1,0 +1,111 @@
+"""The four calls of a video language model, on a tiny random one. What a whole stage promises is in test_stages.py."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from isrdpo import data, hound, prompts, records, video, vlmm
+
+HOW = {"temperature": 1.0, "top_p": 0.9, "top_k": 50, "max_new_tokens": 6}
+
+
+@pytest.fixture(scope="module")
+def model(random_base: Path) -> vlmm.VideoModel:
+    return vlmm.VideoModel(*hound.load(random_base))
+
+
+@pytest.fixture
+def clips(make_run: Callable) -> list[Path]:
+    run = make_run("clips")
+    data.run(run, 1)
+    return [video.resolve(run.video_root(), s.video) for s in records.read(run.file(1, "samples.jsonl"), records.Sample)][:5]
+
+
+def test_features_are_bit_equal_whatever_was_encoded_before(model: vlmm.VideoModel, clips: list[Path], tmp_path: Path) -> None:
+    alone = [vlmm.VideoModel(model.model, model.processor).encode([clip])[0] for clip in clips]
+    warm = vlmm.VideoModel(model.model, model.processor, cache=tmp_path / "features")
+    warm.encode(clips[2:4])
+    cold = vlmm.VideoModel(model.model, model.processor, cache=tmp_path / "features")
+    together = cold.encode([*clips, clips[0]])
+    assert all(torch.equal(a, b) for a, b in zip([*alone, alone[0]], together, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(alone, cold.encode(clips), strict=True))
+    assert alone[0].shape == (model.processor.video_tokens, model.model.config.text_config.hidden_size)
+    assert not torch.equal(alone[0], alone[1]) and len(list((tmp_path / "features").rglob("*.safetensors"))) == 5
+
+
+def test_a_torn_cache_file_is_made_again(model: vlmm.VideoModel, clips: list[Path], tmp_path: Path) -> None:
+    made = vlmm.VideoModel(model.model, model.processor, cache=tmp_path).encode(clips[:1])[0]
+    (stored,) = tmp_path.rglob("*.safetensors")
+    whole = stored.read_bytes()
+    for torn in (b"", whole[: len(whole) // 2]):
+        stored.write_bytes(torn)
+        assert torch.equal(made, vlmm.VideoModel(model.model, model.processor, cache=tmp_path).encode(clips[:1])[0])
+        assert stored.read_bytes() == whole and not list(tmp_path.rglob("*.part"))
+
+
+def test_the_cache_goes_by_content_span_and_weights(model: vlmm.VideoModel, clips: list[Path], tmp_path: Path, random_base: Path) -> None:
+    def stored(made: vlmm.VideoModel, clip: Path) -> Path | None:
+        return made._stored(clip)
+
+    one = vlmm.VideoModel(model.model, model.processor, cache=tmp_path / "f")
+    copy = tmp_path / "other_name.mp4"
+    copy.write_bytes(clips[0].read_bytes())
+    assert stored(one, clips[0]) == stored(one, copy) != stored(one, clips[1])
+    assert stored(one, copy) != stored(vlmm.VideoModel(model.model, model.processor, "first_10s", tmp_path / "f"), copy)
+    changed, processor = hound.load(random_base)
+    with torch.no_grad():
+        changed.model.multi_modal_projector.linear_1.weight[0, 0] += 1
+    assert stored(one, copy) != stored(vlmm.VideoModel(changed, processor, cache=tmp_path / "f"), copy)
+
+
+def test_memory_held_is_bounded(model: vlmm.VideoModel, clips: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = vlmm.VideoModel(model.model, model.processor)
+    each = made.encode(clips[:1])[0].nbytes
+    monkeypatch.setattr(vlmm, "HELD", 2 * each)
+    assert len(made.encode(clips)) == 5 and list(made._held) == clips[-2:]
+
+
+def test_rows_come_back_in_order_and_do_not_see_each_other(model: vlmm.VideoModel, clips: list[Path]) -> None:
+    videos, seeds = model.encode(clips), [3, 1, 4, 1, 5]
+    asked = [prompts.conversation(text) for text in ("What?", "What moves in the video, and where to?", "Red?", "What?", "Is the circle red?")]
+    together = model.generate(videos, asked, seeds=seeds, **HOW)
+    order = [4, 2, 0, 3, 1]
+    shuffled = model.generate([videos[i] for i in order], [asked[i] for i in order], seeds=[seeds[i] for i in order], **HOW)
+    assert shuffled == [together[i] for i in order]
+    assert torch.allclose(model.choose(videos, asked)[order], model.choose([videos[i] for i in order], [asked[i] for i in order]), atol=1e-5)
+
+
+def test_each_row_sees_its_own_video(model: vlmm.VideoModel, clips: list[Path]) -> None:
+    one, two = model.encode(clips[:2])
+    prompt = prompts.conversation("What moves?")
+    straight, crossed = model.choose([one, two], [prompt] * 2), model.choose([two, one], [prompt] * 2)
+    assert torch.allclose(straight, crossed.flip(0), atol=1e-5) and not torch.allclose(straight, crossed, atol=1e-5)
+
+
+def test_a_choice_is_the_log_probability_of_the_first_differing_token(model: vlmm.VideoModel, clips: list[Path]) -> None:
+    videos, prompt = model.encode(clips[:1]), prompts.conversation("Which?")
+    a, b = (model.processor.answer_ids(reply) for reply in prompts.REPLIES)
+    at = next(i for i in range(len(a)) if a[i] != b[i])
+    ids = torch.tensor([model.processor.prompt_ids(prompt) + a[:at]])
+    with torch.inference_mode():
+        logits = model.model(input_ids=ids, **hound.video_inputs(videos[0][None])).logits[0, -1]
+    expected = logits.log_softmax(-1)[[a[at], b[at]]]
+    assert torch.allclose(model.choose(videos, [prompt])[0], expected, atol=1e-5)
+    assert torch.allclose(model.choose(videos, [prompt], prompts.REPLIES[::-1])[0], expected.flip(0), atol=1e-5)
+
+
+def test_sampling_needs_a_seed_a_row_and_no_prompt_is_no_call(model: vlmm.VideoModel, clips: list[Path]) -> None:
+    videos = model.encode(clips[:2])
+    for seeds in (None, [1]):
+        with pytest.raises(ValueError, match="one seed a prompt"):
+            model.generate(videos, [prompts.conversation("What?")] * 2, seeds=seeds, **HOW)
+    assert model.generate([], [], max_new_tokens=5) == []
+
+
+def test_room_is_what_the_positions_leave(model: vlmm.VideoModel) -> None:
+    prompt = prompts.conversation("What?")
+    positions = model.model.config.text_config.max_position_embeddings
+    assert model.room(prompt) == positions - len(model.processor.prompt_ids(prompt)) > 0
+    assert model.room(prompts.conversation("What moves? " * positions)) < 1
