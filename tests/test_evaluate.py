@@ -77,10 +77,10 @@ def test_the_fixed_pairs_are_judged_with_the_policy_s_own_description(ready: Cal
     model = vlmm.open_model(run.params, run.policy(1))
     videos = model.encode([video.resolve(run.video_root(), pairs[0].video)])
     assert model.generate(videos, [prompts.conversation(prompts.CONTEXT)], max_new_tokens=8) == [contexts[0]["context"]]
-    template, given = prompts.JUDGE, contexts[0]["context"]
-    asked = prompts.conversation(prompts.judge_request(template, pairs[0].question, *pairs[0].responses, given))
-    (call,) = [c for c in calls if c["id"] == pairs[0].id and c["with_context"] and c["order"] == 0]
-    assert call["scores"] == pytest.approx(model.choose(videos, [asked])[0].tolist(), abs=1e-5)
+    for template, given in ((prompts.JUDGE, contexts[0]["context"]), (prompts.JUDGE_WITHOUT_CONTEXT, None)):
+        asked = prompts.conversation(prompts.judge_request(template, pairs[0].question, *pairs[0].responses, given))
+        (call,) = [c for c in calls if c["id"] == pairs[0].id and c["with_context"] == (given is not None) and c["order"] == 0]
+        assert call["scores"] == pytest.approx(model.choose(videos, [asked])[0].tolist(), abs=1e-5)
     figures = records.read_json(run.file(0, "eval.json"))
     truer = {p.id: p.truer for p in pairs}
     right = [c["choice"] == truer[c["id"]] for c in calls if not c["with_context"]]

@@ -89,3 +89,12 @@ def test_corruption_reaches_every_kind_of_fact() -> None:
         changed["relation"] += len(scene["objects"]) > 1 and language.relation(scene, 0, 1) != language.relation(other, 0, 1)
         assert len({o["shape"] for o in other["objects"]}) == len(other["objects"])
     assert all(changed.values())
+
+
+def test_a_scene_gives_the_same_file_each_time_it_is_written(tmp_path) -> None:
+    scenes = draw("loop", 12, seed=3)
+    files = []
+    for number in range(3):
+        names = world.write_clips(scenes, 0, world.Difficulty(), tmp_path / str(number))
+        files.append([(tmp_path / str(number) / name).read_bytes() for name in names])
+    assert files[0] == files[1] == files[2]

@@ -74,7 +74,10 @@ def test_rows_come_back_in_order_and_do_not_see_each_other(model: vlmm.VideoMode
     order = [4, 2, 0, 3, 1]
     shuffled = model.generate([videos[i] for i in order], [asked[i] for i in order], seeds=[seeds[i] for i in order], **HOW)
     assert shuffled == [together[i] for i in order]
-    assert torch.allclose(model.choose(videos, asked)[order], model.choose([videos[i] for i in order], [asked[i] for i in order]), atol=1e-5)
+    scores = model.choose(videos, asked)
+    assert together == [model.generate([videos[i]], [asked[i]], seeds=[seeds[i]], **HOW)[0] for i in range(5)]
+    assert torch.allclose(scores, torch.cat([model.choose([videos[i]], [asked[i]]) for i in range(5)]), atol=1e-5)
+    assert torch.allclose(scores[order], model.choose([videos[i] for i in order], [asked[i] for i in order]), atol=1e-5)
 
 
 def test_each_row_sees_its_own_video(model: vlmm.VideoModel, clips: list[Path]) -> None:

@@ -31,7 +31,8 @@ SHAPES = ("circle", "square", "triangle", "cross")
 SIZES = {"small": (7.0, 9.0), "large": (12.5, 15.5)}  # radius in pixels
 MOTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
 SPLITS = {"evaluate": range(0, 2), "loop": range(2, 5), "base": range(5, 20)}  # twentieths of all scenes
-RENDERING = 1  # raise it when the pixels of a scene change: it is part of a clip's name
+ENCODER = {"preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}  # the macroblock tree's rounding differs from call to call
+RENDERING = 2  # raise it when the pixels of a scene change: it is part of a clip's name
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _write_clip(job: tuple[dict, int, Difficulty, Path]) -> None:
     facts, seed, difficulty, path = job
     part = path.with_suffix(f".{os.getpid()}.part")
     with av.open(str(part), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"crf": str(difficulty.crf), "preset": "veryfast", "threads": "1"})
+        stream = container.add_stream("libx264", rate=FPS, options=ENCODER | {"crf": str(difficulty.crf)})
         stream.width = stream.height = SIZE
         stream.pix_fmt = "yuv420p"
         for frame in render(facts, seed, difficulty):
