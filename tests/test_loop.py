@@ -1,7 +1,6 @@
 """The product as a user starts it: the command, the notebooks, the report, on the shipped base and on data of one's own."""
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -73,10 +72,11 @@ def test_data_of_ones_own_with_a_missing_video(tmp_path: Path) -> None:
         {"id": "gone", "video": "not_there.mp4", "prompt": "<video>\nWhat?"},
         {"id": "out", "video": "../../../etc/passwd", "prompt": "<video>\nWhat?"},
     ]))  # fmt: skip
-    shutil.copy(folder / "train.jsonl", folder / "test.qa.jsonl")
+    held_out = (folder / "train.jsonl").read_text().replace('"id": "', '"id": "held out ').replace('"idx": 7', '"idx": 8')
+    (folder / "test.qa.jsonl").write_text(held_out)
     mine = ["params/toybox.yaml", f"run={tmp_path / 'real'}", f"data={folder}", "iterations=1"]
     refused = isrdpo("run", *mine)
-    assert refused.returncode == 1 and "max_bad_share" in refused.stderr and "gone" in refused.stderr
+    assert refused.returncode == 1 and "max_bad_share" in refused.stderr and "not_there" in refused.stderr
     made = isrdpo("run", *mine, "max_bad_share=0.5")
     assert made.returncode == 0, made.stdout + made.stderr
     bad = records.read(tmp_path / "real" / "iter_01" / "bad_data.jsonl", dict)
