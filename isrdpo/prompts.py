@@ -20,8 +20,8 @@ JUDGE_WITHOUT_CONTEXT = (
     "Question: {question} Response A: {first} Response B: {second} Which response is better, A or B?"
 )
 REPLIES = ("My choice is A.", "My choice is B.")  # after the paper's overview figure: "My choice is ... y1!"
-_CHOICE = re.compile(r"\b(?:choice is|choose|response|answer is)\s*:?\s*\(?([AB])\b", re.IGNORECASE)
-_ALONE = re.compile(r"^\W*([AB])\b(?!\s+\w)", re.IGNORECASE)
+_CHOICE = re.compile(r"\b(?i:choice is|choose|response|answer is)\s*:?\s*\(?([AB])\b")
+_ALONE = re.compile(r"^\W*([AB])\b(?!\s+\w)")
 
 
 def conversation(request: str, video: bool = True) -> str:

@@ -76,7 +76,7 @@ def test_data_of_ones_own_with_a_missing_video(tmp_path: Path) -> None:
     (folder / "test.qa.jsonl").write_text(held_out)
     mine = ["params/toybox.yaml", f"run={tmp_path / 'real'}", f"data={folder}", "iterations=1"]
     refused = isrdpo("run", *mine)
-    assert refused.returncode == 1 and "max_bad_share" in refused.stderr and "not_there" in refused.stderr
+    assert refused.returncode == 1 and "max_bad_share" in refused.stderr and "gone" in refused.stderr
     made = isrdpo("run", *mine, "max_bad_share=0.5")
     assert made.returncode == 0, made.stdout + made.stderr
     bad = records.read(tmp_path / "real" / "iter_01" / "bad_data.jsonl", dict)
