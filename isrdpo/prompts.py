@@ -20,7 +20,8 @@ JUDGE_WITHOUT_CONTEXT = (
     "Question: {question} Response A: {first} Response B: {second} Which response is better, A or B?"
 )
 REPLIES = ("My choice is A.", "My choice is B.")  # after the paper's overview figure: "My choice is ... y1!"
-_CHOICE = re.compile(r"\b(?i:choice is|choose|response|answer is)\s*:?\s*\(?([AB])\b")
+_REJECTED = r"(?!\)?\s+is\s+(?i:not|worse|wrong|incorrect|false|less)\b)"
+_CHOICE = re.compile(rf"(?<!not )\b(?i:choice is|choose|response|answer is)\s*:?\s*\(?([AB])\b{_REJECTED}")
 _ALONE = re.compile(r"^\W*([AB])\b(?!\s+\w)")
 
 

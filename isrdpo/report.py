@@ -52,7 +52,7 @@ def judged(run: Run, iteration: int) -> pd.DataFrame:
         rows.append({
             "id": answer.id, "video": sample.video, "question": sample.question, "responses": answer.responses, "context": answer.context,
             "words": [metrics.words(t) for t in answer.responses], "correct": [t["correct"] for t in found] if found[0] else None,
-            "choice": choice, "reason": reason, "calls": len(mine), "unparsed": sum(c.choice is None for c in mine), "margin": verdicts.margin(mine),
+            "choice": choice, "reason": reason, "calls": len(mine), "unparsed": sum(c.choice is None and c.scores is None for c in mine), "margin": verdicts.margin(mine),
         })  # fmt: skip
     table = pd.DataFrame(rows)
     table["choice"] = pd.Series([row["choice"] for row in rows], dtype=object)  # else None makes every index a float

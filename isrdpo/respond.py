@@ -87,17 +87,16 @@ def describe(stage: Stage, model: "VideoModel", features: "dict[str, Tensor]", p
 def respond(
     stage: Stage, model: "VideoModel", batch: list[records.Sample], features: "dict[str, Tensor]", contexts: dict, previous: dict
 ) -> list[records.Responses]:
-    """y1 and y2 of each sample, with the c_t that will judge them."""
+    """y1 and y2 of each sample, with the c_t that will judge them. Drawn together, so that a video is read once for both."""
     settings = stage.params.respond
-    drawn = [
-        model.generate(
-            [features[s.video] for s in batch], [prompts.conversation(s.question) for s in batch], max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k,
-            seeds=[draw_seed(stage.params.seed, stage.t, s.id, name) for s in batch],
-        )
-        for name in ("y1", "y2")
-    ]  # fmt: skip
-    return [records.Responses(s.id, [y1, y2], contexts.get(s.video), previous.get(s.video)) for s, y1, y2 in zip(batch, *drawn, strict=True)]
+    twice = [(s, name) for name in ("y1", "y2") for s in batch]
+    texts = model.generate(
+        [features[s.video] for s, _ in twice], [prompts.conversation(s.question) for s, _ in twice], max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k,
+        seeds=[draw_seed(stage.params.seed, stage.t, s.id, name) for s, name in twice],
+    )  # fmt: skip
+    drawn = zip(batch, texts[: len(batch)], texts[len(batch) :], strict=True)
+    return [records.Responses(s.id, [y1, y2], contexts.get(s.video), previous.get(s.video)) for s, y1, y2 in drawn]
 
 
 def count(stage: Stage, responses: list[records.Responses], contexts: list[dict]) -> None:

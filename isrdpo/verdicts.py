@@ -18,18 +18,18 @@ def ask(
     model: "VideoModel", params: Params, ids: Sequence[str], videos: "list[Tensor]", questions: Sequence[str],
     pairs: Sequence[list[str]], contexts: Sequence[str | None],
 ) -> list[list[Judgment]]:  # fmt: skip
-    """For each row one Judgment an order (`judge.orders`: as given, then swapped). One batch: the caller cuts."""
+    """For each row one Judgment an order (`judge.orders`: as given, then swapped). One batch: the caller cuts. Both orders of a row
+    are asked together, so that its video is read once."""
     calls: list[list[Judgment]] = [[] for _ in ids]
-    for order in range(params.judge.orders):
-        requests = []
-        for question, pair, context in zip(questions, pairs, contexts, strict=True):
-            first, second = pair if order == 0 else pair[::-1]
-            template = params.prompts.judge_without_context if context is None else params.prompts.judge
-            requests.append(prompts.conversation(prompts.judge_request(template, question, first, second, context)))
-        for row, (identity, made) in enumerate(zip(ids, _answers(model, params, videos, requests), strict=True)):
-            shown, reply, scores = made
-            choice = None if shown is None else shown if order == 0 else 1 - shown
-            calls[row].append(Judgment(identity, order, choice, reply, scores if scores is None or order == 0 else scores[::-1]))
+    rows = [(row, order) for order in range(params.judge.orders) for row in range(len(ids))]
+    requests = []
+    for row, order in rows:
+        first, second = pairs[row] if order == 0 else pairs[row][::-1]
+        template = params.prompts.judge_without_context if contexts[row] is None else params.prompts.judge
+        requests.append(prompts.conversation(prompts.judge_request(template, questions[row], first, second, contexts[row])))
+    for (row, order), (shown, reply, scores) in zip(rows, _answers(model, params, [videos[row] for row, _ in rows], requests), strict=True):
+        choice = None if shown is None else shown if order == 0 else 1 - shown
+        calls[row].append(Judgment(ids[row], order, choice, reply, scores if scores is None or order == 0 else scores[::-1]))
     return calls
 
 

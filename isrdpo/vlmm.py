@@ -95,14 +95,24 @@ class VideoModel:
         return positions - len(self.processor.prompt_ids(prompt))
 
     def _inputs(self, videos: list[Tensor], ids: list[list[int]]) -> dict:
-        """Left-padded input_ids and attention_mask [B, L], and the features [B, N, D] where the model takes them."""
-        longest, pad = max(map(len, ids)), self.processor.pad_id
-        device = self.model.device
+        """What the model takes to go on from these prompts. The part that all prompts begin with, the video in it, is read once a video
+        (`videos[i] is videos[j]`: the same one) and shared through the cache; behind it, shorter prompts are padded.
+        input_ids and attention_mask [B, L] of the whole prompts, past_key_values of the first `shared` tokens."""
+        shared = next((i for i, column in enumerate(zip(*ids, strict=False)) if len(set(column)) > 1), min(map(len, ids)))
+        shared = min(shared, min(map(len, ids)) - 1)
+        longest, pad, device = max(map(len, ids)), self.processor.pad_id, self.model.device
+        unique = {id(video): video for video in videos}
+        past = self.model.model(
+            input_ids=torch.tensor([ids[0][:shared]] * len(unique), device=device), use_cache=True,
+            **hound.video_inputs(torch.stack(list(unique.values())).to(device, self.model.dtype)),
+        ).past_key_values  # fmt: skip
+        at = {key: row for row, key in enumerate(unique)}
+        past.batch_select_indices(torch.tensor([at[id(video)] for video in videos], device=device))
         return {
-            "input_ids": torch.tensor([[pad] * (longest - len(row)) + row for row in ids], device=device),
-            "attention_mask": torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids], device=device),
-            **hound.video_inputs(torch.stack(videos).to(device, self.model.dtype)),
-        }
+            "input_ids": torch.tensor([row[:shared] + [pad] * (longest - len(row)) + row[shared:] for row in ids], device=device),
+            "attention_mask": torch.tensor([[1] * shared + [0] * (longest - len(row)) + [1] * (len(row) - shared) for row in ids], device=device),
+            "past_key_values": past,
+        }  # fmt: skip
 
     @torch.inference_mode()
     def generate(
@@ -134,8 +144,10 @@ class VideoModel:
         first, second = (self.processor.answer_ids(reply) for reply in replies)
         shared = next(i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
         inputs = self._inputs(videos, [self.processor.prompt_ids(prompt) + first[:shared] for prompt in prompts_])
-        positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-        logits = self.model(**inputs, position_ids=positions, logits_to_keep=1).logits[:, -1].float()
+        done = inputs["past_key_values"].get_seq_length()
+        positions = (inputs["attention_mask"].cumsum(-1) - 1)[:, done:]
+        rest = inputs | {"input_ids": inputs["input_ids"][:, done:], "position_ids": positions}
+        logits = self.model(**rest, logits_to_keep=1).logits[:, -1].float()
         return logits.log_softmax(-1)[:, [first[shared], second[shared]]].cpu()
 
 

@@ -104,7 +104,8 @@ def test_a_verdict_needs_every_order(choices: list, scores: list, least: float, 
 @pytest.mark.parametrize(
     ("reply", "choice"),
     [("My choice is A.", 0), ("My choice is B!", 1), ("B", 1), ("(A)", 0), ("Response B is better.", 1), ("A or B", None), ("", None),
-     ("A cat sits there.", None), ("My choice is A. My choice is B.", None), ("I cannot say.", None)],
+     ("A cat sits there.", None), ("My choice is A. My choice is B.", None), ("I cannot say.", None), ("Response A is worse.", None),
+     ("Response A is worse. Response B is better.", 1), ("I would not choose A.", None)],
 )  # fmt: skip
 def test_replies_are_read_or_not_but_never_guessed(reply: str, choice: int | None) -> None:
     assert prompts.parse_choice(reply) == choice

@@ -11,8 +11,11 @@ from isrdpo import hound, prompts
 from isrdpo.toybox import BASE, base_model, world
 
 RECIPE = dataclasses.replace(
-    base_model.Recipe(), clips=4, batch=2, width=32, tower_width=32, layers=2, tower_layers=2,
-    phases=(base_model.Phase(1, (), (base_model.TERSE, base_model.BARE_PAIRS), 1, 0.5), base_model.Phase(2, ("describe", "again", "judge_with"), (), 0, 0.8)),
+    base_model.Recipe(), clips=4, width=32, tower_width=32, layers=2, tower_layers=2,
+    phases=(
+        base_model.Phase(1, 2, base_model.SEE), base_model.Phase(1, 2, (), (base_model.TERSE, base_model.BARE_PAIRS), 1),
+        base_model.Phase(2, 2, ("describe", "again", "judge_with"), longer=0.8),
+    ),
 )  # fmt: skip
 
 
@@ -72,11 +75,35 @@ def test_with_and_without_a_description_length_says_the_same_in_every_phase() ->
     assert max(longer.values()) - min(longer.values()) < 0.06 and 0.65 < min(longer.values())
 
 
+def test_patches_are_labelled_with_what_covers_them() -> None:
+    thing = {"shape": "square", "color": "red", "size": "large", "motion": "still"}
+    scene = {"background": "gray", "axis": "vertical", "objects": [thing]}
+    labels = base_model.patch_labels(base_model.Recipe(), [scene])[0].view(4, 4, 4, 6)
+    named = [base_model.PATCH[slot].index(thing[slot]) for slot in ("shape", "color", "size", "motion")]
+    assert labels[:, 1, 1].tolist() == [[*named, 0, -1]] * 4
+    assert labels[:, 0, 0].tolist() == [[-1] * 5 + [base_model.PATCH["background"].index("gray")]] * 4
+
+
+def test_the_tower_learns_in_its_own_phase_only(tiny) -> None:
+    model, processor = tiny
+    learner = base_model.Learner(model)
+    scenes = [next(world.scenes("base", s, world.Difficulty())) for s in range(4)]
+    steps = base_model.Steps(RECIPE, scenes, processor)
+    pixels, labels = torch.randn(4, RECIPE.frames, 3, 48, 48), base_model.patch_labels(RECIPE, scenes)
+    for step, learns in ((0, True), (2, False)):
+        learner.zero_grad()
+        base_model.loss_and_accuracy(learner, steps[step], pixels, labels)[0].backward()
+        assert any(p.grad is not None for p in model.model.video_tower.parameters()) == learns
+        assert model.model.multi_modal_projector.linear_1.weight.grad is not None
+        assert (model.lm_head.weight.grad is None) == learns
+    learner.zero_grad()
+
+
 def test_steps_are_a_pure_function_of_the_recipe(tiny) -> None:
     scenes = [next(world.scenes("base", s, world.Difficulty())) for s in range(4)]
     one, two = (base_model.Steps(RECIPE, scenes, tiny[1]) for _ in range(2))
-    two[2]
-    assert all(torch.equal(one[1][k], two[1][k]) for k in ("input_ids", "labels", "clips"))
+    two[3]
+    assert torch.equal(one[0]["clips"], two[0]["clips"]) and all(torch.equal(one[2][k], two[2][k]) for k in ("input_ids", "labels", "clips"))
 
 
 def test_training_resumes_to_the_same_weights(tmp_path) -> None:

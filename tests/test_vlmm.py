@@ -80,6 +80,19 @@ def test_rows_come_back_in_order_and_do_not_see_each_other(model: vlmm.VideoMode
     assert torch.allclose(scores[order], model.choose([videos[i] for i in order], [asked[i] for i in order]), atol=1e-5)
 
 
+def test_a_video_asked_about_several_times_is_read_once(model: vlmm.VideoModel, clips: list[Path]) -> None:
+    one, two = model.encode(clips[:2])
+    videos, asked = [one, one, two, one], [prompts.conversation(text) for text in ("What moves in the video?", "Red?", "Red?", "What?")]
+    rows = []
+    handle = model.model.model.language_model.register_forward_hook(lambda module, args, kwargs, out: rows.append(len(out.last_hidden_state)), with_kwargs=True)
+    together = model.choose(videos, asked)
+    handle.remove()
+    assert rows == [2, 4]  # the shared beginning of two videos, then what differs of four prompts
+    assert torch.allclose(together, torch.cat([model.choose([v], [a]) for v, a in zip(videos, asked, strict=True)]), atol=1e-5)
+    drawn = model.generate(videos, asked, seeds=[1, 2, 3, 4], **HOW)
+    assert drawn == [model.generate([v], [a], seeds=[n], **HOW)[0] for n, (v, a) in enumerate(zip(videos, asked, strict=True), 1)]
+
+
 def test_each_row_sees_its_own_video(model: vlmm.VideoModel, clips: list[Path]) -> None:
     one, two = model.encode(clips[:2])
     prompt = prompts.conversation("What moves?")

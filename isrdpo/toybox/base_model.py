@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -25,32 +26,38 @@ from isrdpo import hound, prompts
 from isrdpo.toybox import language, world
 
 TASKS = ("describe", "again", "look", "answer", "claim", "terse_with", "terse_without", "pair_with", "pair_without", "judge_with", "judge_without")
+PATCH = {
+    "shape": world.SHAPES, "color": tuple(world.COLORS), "size": tuple(world.SIZES), "motion": tuple(world.MOTIONS),
+    "place": ("alone", "top", "middle or bottom of two", "bottom", "left", "middle or right of two", "right"), "background": tuple(world.BACKGROUNDS),
+}  # fmt: skip
 CLAIMS = ("claim",) * 6
-TERSE = ("claim", "claim", "claim", "terse_with", "terse_with", "terse_with")
+TERSE = ("claim", "claim", "terse_with", "terse_with", "terse_with", "terse_with")
 BARE_TERSE = ("terse_without",) * 4
 PAIRS = ("claim", "claim", "terse_with", "pair_with", "pair_with", "pair_with")
 BARE_PAIRS = ("pair_without",) * 3
+SEE = ("see",)  # the tower alone: what is at each patch
 
 
 @dataclass(frozen=True)
 class Phase:
-    """`tasks`: branches of every video sequence; one step in `text_every` (1: all, 0: none) is text only, its rows taking `texts` in
-    turn. `longer`: how often the better of two answers is the longer one, with and without a description alike. `restart`: the
-    learning rate starts anew here."""
+    """`batch` sequences a step. `tasks`: branches of every video sequence; one step in `text_every` (1: all, 0: none) is text only, its
+    rows taking `texts` in turn. `longer`: how often the better of two answers is the longer one, with and without a description alike.
+    `restart`: the learning rate starts anew here, at `rate` of the full one."""
 
     steps: int
+    batch: int
     tasks: tuple[str, ...]
-    texts: tuple[tuple[str, ...], ...]
-    text_every: int
-    longer: float
-    restart: bool = False
+    texts: tuple[tuple[str, ...], ...] = ()
+    text_every: int = 0
+    longer: float = 0.5
+    restart: bool = True
+    rate: float = 1.0
 
 
 @dataclass(frozen=True)
 class Recipe:
     seed: int = 0
-    clips: int = 6000
-    batch: int = 24
+    clips: int = 8000
     muon_rate: float = 0.02
     adam_rate: float = 3e-3
     image_size: int = 48
@@ -61,12 +68,12 @@ class Recipe:
     tower_width: int = 128
     tower_layers: int = 4
     phases: tuple[Phase, ...] = (
-        Phase(300, (), (CLAIMS,), 1, 0.5),
-        Phase(500, (), (TERSE,) * 7 + (BARE_TERSE,), 1, 0.5),
-        Phase(300, (), (PAIRS,) * 3 + (BARE_PAIRS,), 1, 0.5),
-        Phase(500, (), (CLAIMS, TERSE, PAIRS, PAIRS, PAIRS, BARE_PAIRS), 1, 0.5, restart=True),
-        Phase(600, ("describe", "again", "look", "look"), (PAIRS,) * 3 + (BARE_PAIRS,), 3, 0.5, restart=True),
-        Phase(800, ("describe", "again", "answer", "answer", "judge_with", "judge_without"), (PAIRS,) * 3 + (BARE_PAIRS,), 4, 0.8),
+        Phase(800, 64, SEE),
+        Phase(300, 64, (), (CLAIMS,), 1),
+        Phase(150, 64, (), (TERSE,) * 7 + (BARE_TERSE,), 1),
+        Phase(350, 64, (), (PAIRS,) * 3 + (BARE_PAIRS,), 1, restart=False),
+        Phase(400, 48, ("describe", "look", "look", "look"), (PAIRS,) * 3 + (BARE_PAIRS,), 3, rate=0.5),
+        Phase(700, 32, ("describe", "again", "answer", "answer", "judge_with", "judge_without"), (PAIRS,) * 3 + (BARE_PAIRS,), 4, 0.7, rate=0.5),
     )
 
 
@@ -164,7 +171,9 @@ class Steps(torch.utils.data.Dataset):
     def __getitem__(self, step: int) -> dict:
         phase, rng = self.plan[step], random.Random(f"base-{self.recipe.seed}-{step}")
         text = phase.text_every > 0 and step % phase.text_every == 0
-        chosen = [rng.randrange(len(self.scenes)) for _ in range(self.recipe.batch)]
+        chosen = [rng.randrange(len(self.scenes)) for _ in range(phase.batch)]
+        if phase.tasks == SEE:
+            return {"clips": torch.tensor(chosen)}
         tasks = [phase.texts[row % len(phase.texts)] if text else phase.tasks for row in range(len(chosen))]
         rows = [self.tokens.sequence(self.scenes[i], t, rng, phase.longer, not text) for i, t in zip(chosen, tasks, strict=True)]
         batch = pack(rows, self.tokens.processor.pad_id)
@@ -173,9 +182,54 @@ class Steps(torch.utils.data.Dataset):
         return batch | {"clips": None if text else torch.tensor(chosen)}
 
 
-def loss_and_accuracy(model: hound.HoundForConditionalGeneration, batch: dict, pixels: torch.Tensor | None) -> tuple[torch.Tensor, dict]:
+class Learner(torch.nn.Module):
+    """The model, and the classifiers of what a patch shows, which only the tower's own phase uses."""
+
+    def __init__(self, model: hound.HoundForConditionalGeneration) -> None:
+        super().__init__()
+        self.model = model
+        self.patches = torch.nn.Linear(model.config.text_config.hidden_size, sum(map(len, PATCH.values())))
+
+
+def patch_labels(recipe: Recipe, scenes: list[dict]) -> torch.Tensor:
+    """What each patch of each chosen frame shows: int8 [clips, N, 6], an index into each list of PATCH; -1 where no object covers a
+    tenth of the patch (of the background: everywhere but there)."""
+    frames = np.linspace(0, world.FRAMES - 1, recipe.frames, dtype=int)  # as isrdpo.video chooses them
+    grid = recipe.image_size // recipe.patch_size
+    side = world.SIZE // grid
+    labels = torch.full((len(scenes), recipe.frames * grid * grid, len(PATCH)), -1, dtype=torch.int8)
+    for row, scene in enumerate(scenes):
+        owner = torch.from_numpy(world.paint(scene, recipe.seed, world.Difficulty())[1][frames])
+        blocks = owner.unfold(1, side, side).unfold(2, side, side).flatten(3).flatten(0, 2)
+        shares = torch.stack([(blocks == i).float().mean(-1) for i in range(len(scene["objects"]))], -1)
+        share, most = shares.max(-1)
+        labels[row, share == 0, 5] = PATCH["background"].index(scene["background"])
+        for i, thing in enumerate(scene["objects"]):
+            where = 0 if len(scene["objects"]) == 1 else 1 + i + 3 * (scene["axis"] == "horizontal")
+            named = [PATCH[slot].index(thing[slot]) for slot in ("shape", "color", "size", "motion")]
+            labels[row, (most == i) & (share >= 0.1), :5] = torch.tensor([*named, where], dtype=torch.int8)
+    return labels
+
+
+def see(learner: Learner, pixels: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict]:
+    """The tower's loss: each slot's cross-entropy over the patches that show it, summed over the slots; and each slot's (loss, accuracy)."""
+    device = next(learner.parameters()).device
+    features = learner.model.model.get_video_features(pixels.to(device).float()).pooler_output
+    figures, total = {}, []
+    for (slot, _), logits, target in zip(PATCH.items(), learner.patches(features).split([*map(len, PATCH.values())], -1), labels.long().to(device).unbind(-1), strict=True):
+        where = target >= 0
+        total.append(F.cross_entropy(logits[where], target[where]))
+        figures[slot] = (total[-1].item(), (logits.detach().argmax(-1) == target)[where].float().mean().item())
+    return torch.stack(total).sum(), figures
+
+
+def loss_and_accuracy(learner: Learner, batch: dict, pixels: torch.Tensor | None, labels: torch.Tensor | None = None) -> tuple[torch.Tensor, dict]:
     """The loss: mean over the step's tasks of their weighted cross-entropy, so that one verdict token counts as much as a long
-    description. With it, each task's (loss, weighted share of reply tokens right)."""
+    description. With it, each task's (loss, weighted share of reply tokens right). The tower learns in its own phase only."""
+    model, seeing = learner.model, "input_ids" not in batch
+    model.model.video_tower.requires_grad_(seeing)
+    if seeing:
+        return see(learner, pixels[batch["clips"]], labels[batch["clips"]])
     device = next(model.parameters()).device
     vision = {} if batch["clips"] is None else {"pixel_values_videos": pixels[batch["clips"]].to(device).float()}
     hidden = model.model(
@@ -196,11 +250,11 @@ def loss_and_accuracy(model: hound.HoundForConditionalGeneration, batch: dict, p
     return torch.stack(total).mean(), figures
 
 
-def optimizers(model: torch.nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def optimizers(learner: torch.nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon on the matrices, AdamW on embeddings, head, patch filters, norms and biases."""
     matrices, rest = [], []
-    for name, parameter in model.named_parameters():
-        (matrices if parameter.ndim == 2 and "embed" not in name and "lm_head" not in name else rest).append(parameter)
+    for name, parameter in learner.named_parameters():
+        (matrices if parameter.ndim == 2 and "embed" not in name and "lm_head" not in name and "patches" not in name else rest).append(parameter)
     return [
         torch.optim.Muon(matrices, lr=recipe.muon_rate, momentum=0.95, weight_decay=0.01),
         torch.optim.AdamW(rest, lr=recipe.adam_rate, betas=(0.9, 0.98), weight_decay=0.01),
@@ -209,13 +263,14 @@ def optimizers(model: torch.nn.Module, recipe: Recipe) -> list[torch.optim.Optim
 
 def rate(recipe: Recipe, step: int) -> float:
     """Share of the full rates at a step: in each cycle, warm-up over 50 steps and linear decay to 3 %."""
-    starts, at = [], 0
+    starts, at, full = [], 0, 1.0
     for phase in recipe.phases:
         starts += [at] if phase.restart or not starts else []
+        full = phase.rate if starts[-1] == at <= step else full
         at += phase.steps
     start = max(s for s in starts if s <= step)
     end = min([s for s in starts if s > step], default=at)
-    return min(1.0, (step - start + 1) / 50) * (1 - 0.97 * (step - start) / (end - start))
+    return full * min(1.0, (step - start + 1) / 50) * (1 - 0.97 * (step - start) / (end - start))
 
 
 def corpus(count: int = 6000) -> list[str]:
@@ -230,13 +285,15 @@ def corpus(count: int = 6000) -> list[str]:
 
 
 def make_tokenizer(path: Path) -> None:
-    """A small sentencepiece model with byte fallback, laid out as Llama's (`<unk>` 0, `<s>` 1, `</s>` 2, then 256 bytes)."""
+    """A small sentencepiece model with byte fallback, laid out as Llama's (`<unk>` 0, `<s>` 1, `</s>` 2, then 256 bytes); the system
+    prompt, the same in front of everything, is one piece."""
     import sentencepiece
 
     path.parent.mkdir(parents=True, exist_ok=True)
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(corpus()), model_prefix=str(path.with_suffix("")), model_type="bpe", vocab_size=640,
         byte_fallback=True, character_coverage=1.0, hard_vocab_limit=False, num_threads=1, minloglevel=2,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, user_defined_symbols=["▁" + prompts.SYSTEM.replace(" ", "▁")],
         max_sentence_length=20_000, unk_id=0, bos_id=1, eos_id=2, pad_id=-1,
     )  # fmt: skip
     path.with_suffix(".vocab").unlink()
@@ -288,25 +345,26 @@ def train(recipe: Recipe, folder: Path, device: str = "cpu", stop: int | None = 
     processor = hound.HoundProcessor.from_tokenizer(folder / "tokenizer.model", recipe.frames, recipe.image_size, recipe.patch_size)
     source = world.scenes("base", recipe.seed, world.Difficulty())
     scenes = [next(source) for _ in range(recipe.clips)]
-    model = new_model(recipe, len(processor.tokenizer)).to(device).train()
-    opts, log, state = optimizers(model, recipe), [], folder / "training.pt"
+    learner = Learner(new_model(recipe, processor.vocab_size)).to(device).train()
+    opts, log, state = optimizers(learner, recipe), [], folder / "training.pt"
     if state.exists():
         saved = torch.load(state, map_location=device, weights_only=True)
-        model.load_state_dict(saved["model"])
+        learner.load_state_dict(saved["model"])
         for optimizer, old in zip(opts, saved["optimizers"], strict=True):
             optimizer.load_state_dict(old)
         log = saved["log"]
-    bases = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers(model, recipe)]
+    bases = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers(learner, recipe)]
     steps, began = Steps(recipe, scenes, processor), time.monotonic() - (log[-1]["seconds"] if log else 0)
     last = min(len(steps), stop or len(steps))
-    looks = any(phase.tasks for phase in steps.plan[len(log) : last])
-    pixels = clip_pixels(recipe, scenes, folder.parent / ".cache" / "clips", processor) if looks else None
+    ahead = steps.plan[len(log) : last]
+    pixels = clip_pixels(recipe, scenes, folder.parent / ".cache" / "clips", processor) if any(phase.tasks for phase in ahead) else None
+    labels = patch_labels(recipe, scenes) if any(phase.tasks == SEE for phase in ahead) else None
     loader = torch.utils.data.DataLoader(steps, batch_size=None, sampler=range(len(log), last), num_workers=workers)
     for step, batch in progress(enumerate(loader, len(log)), last - len(log), "training the base model"):
         for optimizer, rates in zip(opts, bases, strict=True):
             for group, full in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = full * rate(recipe, step)
-        loss, figures = loss_and_accuracy(model, batch, pixels)
+        loss, figures = loss_and_accuracy(learner, batch, pixels, labels)
         for optimizer in opts:
             optimizer.zero_grad()
         loss.backward()
@@ -314,9 +372,9 @@ def train(recipe: Recipe, folder: Path, device: str = "cpu", stop: int | None = 
             optimizer.step()
         log.append({"step": step, "loss": loss.item(), "tasks": figures, "seconds": round(time.monotonic() - began, 1)})
         if (step + 1) % every == 0 and stop is None:
-            save_checkpoint(state, step + 1, model, opts, log)
+            save_checkpoint(state, step + 1, learner, opts, log)
     if last == len(steps):
-        hound.save_original(model, processor, folder / "model", torch.float16)
+        hound.save_original(learner.model, processor, folder / "model", torch.float16)
         (folder / "model" / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
         (folder / "model" / "training_log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
     return log

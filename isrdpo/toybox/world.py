@@ -28,11 +28,11 @@ COLORS = {
 LOOKALIKE = {"red": "orange", "orange": "yellow", "yellow": "orange", "green": "blue", "blue": "purple", "purple": "blue"}
 BACKGROUNDS = {"black": (12, 12, 12), "white": (238, 238, 238), "gray": (125, 125, 125)}
 SHAPES = ("circle", "square", "triangle", "cross")
-SIZES = {"small": (7.0, 9.0), "large": (12.5, 15.5)}  # radius in pixels
+SIZES = {"small": (10.0, 12.5), "large": (17.0, 20.0)}  # radius in pixels; 4/5 of it where there are three objects
 MOTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
 SPLITS = {"evaluate": range(0, 2), "loop": range(2, 5), "base": range(5, 20)}  # twentieths of all scenes
 ENCODER = {"preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}  # the macroblock tree's rounding differs from call to call
-RENDERING = 2  # raise it when the pixels of a scene change: it is part of a clip's name
+RENDERING = 3  # raise it when the pixels of a scene change: it is part of a clip's name
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Difficulty:
     occlusion: float = 0.3  # share of clips with a bar in front of the objects
     lookalike: float = 0.3  # how far a color may lean towards its look-alike (0 no, 1 half-way)
     crf: int = 26  # H.264 constant rate factor: higher is blurrier
-    objects: tuple[float, float, float] = (0.1, 0.75, 0.15)  # shares of scenes with 1, 2, 3 objects
+    objects: tuple[float, float, float] = (0.1, 0.8, 0.1)  # shares of scenes with 1, 2, 3 objects
 
 
 def scene(rng: random.Random, difficulty: Difficulty) -> dict:
@@ -77,21 +77,22 @@ def _mask(shape: str, dx: np.ndarray, dy: np.ndarray, r: float) -> np.ndarray:
     if shape == "circle":
         return dx**2 + dy**2 <= r**2
     if shape == "square":
-        return (abs(dx) <= 0.88 * r) & (abs(dy) <= 0.88 * r)
+        return (abs(dx) <= 0.9 * r) & (abs(dy) <= 0.9 * r)
     if shape == "triangle":
-        return (dy <= 0.8 * r) & (dy >= -r) & (abs(dx) <= 0.62 * (dy + r))
-    return ((abs(dx) <= 0.33 * r) & (abs(dy) <= r)) | ((abs(dy) <= 0.33 * r) & (abs(dx) <= r))
+        return (dy <= 0.8 * r) & (dy >= -r) & (abs(dx) <= 0.6 * (dy + r))
+    return ((abs(dx) <= 0.28 * r) & (abs(dy) <= r)) | ((abs(dy) <= 0.28 * r) & (abs(dx) <= r))
 
 
-def render(facts: dict, seed: int, difficulty: Difficulty) -> np.ndarray:
-    """uint8 [FRAMES, SIZE, SIZE, 3]: the scene with the nuisances of `difficulty`."""
+def paint(facts: dict, seed: int, difficulty: Difficulty) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
+    """The scene without noise or bar: float32 [FRAMES, SIZE, SIZE, 3]; which object each pixel belongs to, int8 [FRAMES, SIZE, SIZE] (its
+    index, -1 the background); and the generator that goes on drawing its nuisances."""
     rng = np.random.default_rng([seed, int(digest(facts)[:12], 16)])
     y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
-    video = np.empty((FRAMES, SIZE, SIZE, 3), np.float32)
+    video, owner = np.empty((FRAMES, SIZE, SIZE, 3), np.float32), np.full((FRAMES, SIZE, SIZE), -1, np.int8)
     video[:] = BACKGROUNDS[facts["background"]]
     count = len(facts["objects"])
     for place, thing in enumerate(facts["objects"]):
-        radius, lean = rng.uniform(*SIZES[thing["size"]]), rng.uniform(0, 0.5 * difficulty.lookalike)
+        radius, lean = rng.uniform(*SIZES[thing["size"]]) * (0.8 if count == 3 else 1.0), rng.uniform(0, 0.5 * difficulty.lookalike)
         color = (1 - lean) * np.array(COLORS[thing["color"]]) + lean * np.array(COLORS[LOOKALIKE[thing["color"]]])
         along = SIZE * (place + 0.5) / count + rng.uniform(-3, 3)
         across = SIZE / 2 + rng.uniform(-8, 8)
@@ -101,7 +102,15 @@ def render(facts: dict, seed: int, difficulty: Difficulty) -> np.ndarray:
         reach = rng.uniform(18, 24) if crosswise else rng.uniform(8, 11)
         for t, u in enumerate(np.linspace(-1, 1, FRAMES)):
             cx, cy = center + u * reach * direction
-            video[t][_mask(thing["shape"], x - cx, y - cy, radius)] = color
+            covered = _mask(thing["shape"], x - cx, y - cy, radius)
+            video[t][covered], owner[t][covered] = color, place
+    return video, owner, rng
+
+
+def render(facts: dict, seed: int, difficulty: Difficulty) -> np.ndarray:
+    """uint8 [FRAMES, SIZE, SIZE, 3]: the scene with the nuisances of `difficulty`."""
+    video, _, rng = paint(facts, seed, difficulty)
+    y, x = np.mgrid[0:SIZE, 0:SIZE]
     if rng.random() < difficulty.occlusion:
         start, width = rng.uniform(15, 70), rng.uniform(6, 10)
         line = x if rng.random() < 0.5 else y
