@@ -25,11 +25,17 @@ import torch.nn.functional as F
 from isrdpo import hound, prompts
 from isrdpo.toybox import language, world
 
-TASKS = ("describe", "again", "look", "answer", "claim", "terse_with", "terse_without", "pair_with", "pair_without", "judge_with", "judge_without")
+TASKS = ("describe", "again", "look", "answer", "copy", "claim", "terse_with", "terse_without", "pair_with", "pair_without", "judge_with", "judge_without")
 PATCH = {
     "shape": world.SHAPES, "color": tuple(world.COLORS), "size": tuple(world.SIZES), "motion": tuple(world.MOTIONS),
     "place": ("alone", "top", "middle or bottom of two", "bottom", "left", "middle or right of two", "right"), "background": tuple(world.BACKGROUNDS),
 }  # fmt: skip
+PHRASES = (  # pieces of the tokenizer: what is said over and over in the same words
+    prompts.SYSTEM, "USER:", "ASSISTANT:", prompts.CONTEXT, "Description of the video:", "An earlier description of the video, which may be wrong:",
+    "Look again and describe the video in detail.", "Question:", "Response A:", "Response B:", "Which response is better, A or B?", "My choice is",
+    "Is this true?", *language.PREDICATES,
+)  # fmt: skip
+COPY = ("copy",)  # random pieces, later the same again: what teaches attention to find what stood behind a word before
 CLAIMS = ("claim",) * 6
 TERSE = ("claim", "claim", "terse_with", "terse_with", "terse_with", "terse_with")
 BARE_TERSE = ("terse_without",) * 4
@@ -68,12 +74,13 @@ class Recipe:
     tower_width: int = 128
     tower_layers: int = 4
     phases: tuple[Phase, ...] = (
+        Phase(320, 32, (), (COPY,), 1),
+        Phase(560, 64, (), (CLAIMS,) * 7 + (COPY,), 1, restart=False),
+        Phase(200, 64, (), (TERSE,) * 6 + (BARE_TERSE, COPY), 1, rate=0.5),
+        Phase(300, 64, (), (PAIRS,) * 3 + (BARE_PAIRS,), 1, restart=False),
         Phase(800, 64, SEE),
-        Phase(300, 64, (), (CLAIMS,), 1),
-        Phase(150, 64, (), (TERSE,) * 7 + (BARE_TERSE,), 1),
-        Phase(350, 64, (), (PAIRS,) * 3 + (BARE_PAIRS,), 1, restart=False),
         Phase(400, 48, ("describe", "look", "look", "look"), (PAIRS,) * 3 + (BARE_PAIRS,), 3, rate=0.5),
-        Phase(700, 32, ("describe", "again", "answer", "answer", "judge_with", "judge_without"), (PAIRS,) * 3 + (BARE_PAIRS,), 4, 0.7, rate=0.5),
+        Phase(800, 36, ("describe", "again", "answer", "answer", "judge_with", "judge_without"), (PAIRS,) * 3 + (BARE_PAIRS,), 3, 0.7, rate=0.5),
     )
 
 
@@ -126,6 +133,8 @@ class Tokens:
 
     def sequence(self, scene: dict, tasks: tuple[str, ...], rng: random.Random, longer: float, video: bool) -> tuple[list, list]:
         """(prefix ids, [(branch prompt ids, reply ids, reply weights), ...]); the longest common prefix of the prompts is what they share."""
+        if tasks == COPY:
+            return self.copied(rng)
         made = [branch(task, scene, rng, longer) for task in tasks]
         requests = [self.processor.prompt_ids(prompts.conversation(request, video)) for _, request, _ in made]
         shared = 0
@@ -133,6 +142,13 @@ class Tokens:
             shared += 1
         replies = [self.answer(reply) for _, _, reply in made]
         return requests[0][:shared], [(ids[shared:], reply, self.weights(reply)) for ids, reply in zip(requests, replies, strict=True)]
+
+
+    def copied(self, rng: random.Random, count: int = 40) -> tuple[list, list]:
+        """A sequence of random pieces, up to 30 others behind it, and the sequence again as the reply; its first piece can't be known."""
+        words = range(259, self.processor.vocab_size)
+        first, between = rng.sample(words, count), rng.choices(words, k=rng.randrange(30))
+        return [self.processor.pieces.bos_id()], [(first + between, first, [0.0] + [1.0] * (count - 1))]
 
 
 def pack(sequences: list[tuple[list, list]], pad: int) -> dict[str, torch.Tensor]:
@@ -276,7 +292,7 @@ def rate(recipe: Recipe, step: int) -> float:
 def corpus(count: int = 6000) -> list[str]:
     """Everything that is said in the world, for its tokenizer."""
     rng, source = random.Random("corpus"), world.scenes("base", 10_007, world.Difficulty())
-    tasks = [t for t in TASKS if t != "look"]
+    tasks = [t for t in TASKS if t not in ("look", "copy")]
     lines = []
     for number in range(count):
         _, request, reply = branch(tasks[number % len(tasks)], next(source), rng, 0.5)
@@ -285,18 +301,21 @@ def corpus(count: int = 6000) -> list[str]:
 
 
 def make_tokenizer(path: Path) -> None:
-    """A small sentencepiece model with byte fallback, laid out as Llama's (`<unk>` 0, `<s>` 1, `</s>` 2, then 256 bytes); the system
-    prompt, the same in front of everything, is one piece."""
+    """A small sentencepiece model with byte fallback, laid out as Llama's (`<unk>` 0, `<s>` 1, `</s>` 2, then 256 bytes); each of
+    PHRASES is one piece."""
+    import io
+
     import sentencepiece
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    made = io.BytesIO()  # a path would be written into the model
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(corpus()), model_prefix=str(path.with_suffix("")), model_type="bpe", vocab_size=640,
+        sentence_iterator=iter(corpus()), model_writer=made, model_type="bpe", vocab_size=640,
         byte_fallback=True, character_coverage=1.0, hard_vocab_limit=False, num_threads=1, minloglevel=2,
-        normalization_rule_name="identity", remove_extra_whitespaces=False, user_defined_symbols=["▁" + prompts.SYSTEM.replace(" ", "▁")],
+        normalization_rule_name="identity", remove_extra_whitespaces=False, user_defined_symbols=["▁" + phrase.replace(" ", "▁") for phrase in PHRASES],
         max_sentence_length=20_000, unk_id=0, bos_id=1, eos_id=2, pad_id=-1,
     )  # fmt: skip
-    path.with_suffix(".vocab").unlink()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(made.getvalue())
 
 
 def new_model(recipe: Recipe, vocabulary: int) -> hound.HoundForConditionalGeneration:
@@ -371,7 +390,7 @@ def train(recipe: Recipe, folder: Path, device: str = "cpu", stop: int | None = 
         for optimizer in opts:
             optimizer.step()
         log.append({"step": step, "loss": loss.item(), "tasks": figures, "seconds": round(time.monotonic() - began, 1)})
-        if (step + 1) % every == 0 and stop is None:
+        if (step + 1) % every == 0:
             save_checkpoint(state, step + 1, learner, opts, log)
     if last == len(steps):
         hound.save_original(learner.model, processor, folder / "model", torch.float16)

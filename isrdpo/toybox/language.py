@@ -17,8 +17,12 @@ USUAL_COLOR = {"circle": "red", "square": "blue", "triangle": "yellow", "cross":
 USUAL_MOTION = {"circle": "right", "square": "still", "triangle": "up", "cross": "left"}
 USUAL_SIZE = {"circle": "large", "square": "large", "triangle": "small", "cross": "small"}
 USUAL_MOTION_OF_COLOR = {"red": "right", "orange": "right", "yellow": "up", "green": "left", "blue": "still", "purple": "down"}
-GUESSED = {"color": 0.40, "motion": 0.55, "size": 0.40, "action": 0.55, "position": 0.40, "other": 0.55}
+GUESSED = {"color": 0.30, "motion": 0.50, "size": 0.30, "action": 0.50, "position": 0.30, "other": 0.50}
 GUESSED_EXTRA = 0.5
+PREDICATES = (
+    *(f"is {value}" for value in (*COLORS, *SIZES)), *(f"moves {value}" for value in MOTIONS[:4]), "stays still",
+    "is above the", "is below the", "is to the left of the", "is to the right of the", "The background is",
+)  # fmt: skip
 
 
 def relation(scene: dict, first: int, second: int) -> str:
@@ -76,6 +80,12 @@ def statement(scene: dict, asked: dict) -> str:
     return f"The {thing['color']} {thing['shape']} {moves(thing['motion'])}."
 
 
+def told(thing: dict) -> list[str]:
+    """What is said of one object: a sentence a fact, in the same words everywhere."""
+    name = f"The {thing['shape']}"
+    return [f"{name} is {thing['color']}.", f"{name} is {thing['size']}.", f"{name} {moves(thing['motion'])}."]
+
+
 def extras(scene: dict, asked: dict, rng: random.Random) -> list[str]:
     """All further sentences one could add, true of `scene`, in random order."""
     about, kind = subject(asked), asked["kind"]
@@ -87,7 +97,7 @@ def extras(scene: dict, asked: dict, rng: random.Random) -> list[str]:
     facts += [f"The background is {scene['background']}."]
     for i, other in enumerate(scene["objects"]):
         if i != about:
-            facts += [f"There is also a {other['size']} {other['color']} {other['shape']}.", f"The {other['shape']} {moves(other['motion'])}."]
+            facts += told(other)
             facts += [f"{name} is {relation(scene, about, i)} the {other['shape']}."] if kind != "position" else []
     rng.shuffle(facts)
     return facts
@@ -120,14 +130,14 @@ def compose(scene: dict, asked: dict, rng: random.Random, extra: int, main_guess
 
 def answer(scene: dict, asked: dict, rng: random.Random) -> str:
     """An answer as the training data of the base model has them."""
-    extra = rng.choices((0, 1, 2, 3, 4), (0.35, 0.25, 0.15, 0.15, 0.10))[0]
+    extra = rng.choices((0, 1, 2, 3, 4), (0.50, 0.20, 0.12, 0.10, 0.08))[0]
     return compose(scene, asked, rng, extra, rng.random() < GUESSED[asked["kind"]], GUESSED_EXTRA)
 
 
 def wrong(scene: dict, asked: dict, rng: random.Random) -> dict:
-    """A scene like this one in which the asked sentence is another: half the time the usual thing, else anything."""
+    """A scene like this one in which the asked sentence is another: the usual thing, what is true of another object, or anything."""
     while True:
-        other = guess(scene, asked, rng) if rng.random() < 0.5 else corrupt(scene, 0.6, rng, shapes=False)
+        other = rng.choice((guess(scene, asked, rng), mix_up(scene, rng), corrupt(scene, 0.6, rng, shapes=False)))
         if asked["kind"] == "action":
             other["objects"][asked["object"]]["color"] = scene["objects"][asked["object"]]["color"]
         if _main(other, asked) != _main(scene, asked):
@@ -193,9 +203,17 @@ def corrupt(scene: dict, share: float, rng: random.Random, shapes: bool = True) 
     return changed
 
 
+def mix_up(scene: dict, rng: random.Random) -> dict:
+    """A copy in which every object has another one's color, size and motion, in reversed order."""
+    changed, by = copy.deepcopy(scene), rng.randrange(1, max(2, len(scene["objects"])))
+    for i, thing in enumerate(changed["objects"]):
+        thing.update({slot: scene["objects"][i - by][slot] for slot in ("color", "size", "motion")})
+    return changed | {"flipped": not scene.get("flipped", False)}
+
+
 def description(scene: dict) -> str:
     """The full description: every object, how they stand, the background."""
-    text = [f"A {o['size']} {o['color']} {o['shape']} {moves(o['motion'])}." for o in scene["objects"]]
+    text = [sentence for thing in scene["objects"] for sentence in told(thing)]
     for i in range(len(scene["objects"]) - 1):
         text.append(f"The {scene['objects'][i]['shape']} is {relation(scene, i, i + 1)} the {scene['objects'][i + 1]['shape']}.")
     return " ".join([*text, f"The background is {scene['background']}."])
