@@ -13,7 +13,7 @@ COLORS = {
     "chosen": "#0072B2", "rejected": "#D55E00", "neutral": "#555555",
 }  # fmt: skip
 CURVES = {
-    "accuracy": "accuracy (share of answers)", "hallucination": "hallucination (share of claims false)",
+    "accuracy": "accuracy (share of answers)", "hallucination": "hallucination (share of claims)",
     "response_words": "length (words an answer)", "prefers_longer": "verdicts for the longer (share)",
 }  # fmt: skip
 

@@ -134,7 +134,7 @@ def test_upstream() -> None:
     ("keep_policies=all", ""), ("iterations=9", ""), ("max_bad_share=1", ""), ("train.save_steps=1", ""), ("train.report_to=wandb", ""),
     ("judge.method=truth", "judge train"),
     ("judge.method=generate", "judge train evaluate"),
-    ("respond.temperature=1", "respond judge train"),
+    ("respond.temperature=0.5", "respond judge train"),
     ("train.beta=0.2", "train"),
     ("evaluate.max_new_tokens=9", "evaluate"),
     ("data.samples=9", "data respond judge train"),
