@@ -57,6 +57,16 @@ def test_prompts_are_tokenized_as_when_the_model_is_used(tiny) -> None:
             assert processor.decode(reply[:-1]).strip() == text
 
 
+def test_what_is_said_over_and_over_is_one_piece(tiny) -> None:
+    assert [len(tiny[1].pieces.encode(phrase)) for phrase in base_model.PHRASES] == [1] * len(base_model.PHRASES)
+
+
+def test_copying_asks_for_the_pieces_that_stood_there_before(tiny) -> None:
+    _, ((asked, reply, weights),) = base_model.Tokens(tiny[1]).copied(random.Random(0))
+    assert asked[: len(reply)] == reply and len(set(reply)) == len(reply) and min(reply) >= 259
+    assert weights == [0.0] + [1.0] * (len(reply) - 1)
+
+
 def test_with_and_without_a_description_length_says_the_same_in_every_phase() -> None:
     """No phase teaches the judge less length with a description than without one."""
     for phase in base_model.Recipe().phases:

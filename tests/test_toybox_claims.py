@@ -43,6 +43,15 @@ def test_a_wrong_main_claim_is_found_false() -> None:
         assert not truth.correct and truth.false >= 1
 
 
+def test_mixed_up_facts_are_all_there_but_of_other_objects() -> None:
+    rng = random.Random(0)
+    for scene in scenes(200):
+        mixed = language.mix_up(scene, rng)
+        facts, wrong = ([(o["color"], o["size"], o["motion"]) for o in s["objects"]] for s in (scene, mixed))
+        assert sorted(facts) == sorted(wrong) and (len(facts) == 1 or all(a != b for a, b in zip(facts, wrong, strict=True)))
+        assert [o["shape"] for o in mixed["objects"]] == [o["shape"] for o in scene["objects"]]
+
+
 @pytest.mark.parametrize("better_longer", [True, False])
 @pytest.mark.parametrize(("differ", "order"), [("main", 1), ("extra", 1), ("none", 0)])
 def test_pairs_differ_in_truth_as_they_say(differ: str, order: int, better_longer: bool) -> None:

@@ -5,8 +5,8 @@
 
 One sequence holds one video (or, in the text phases, one description) and several branches that share it: each branch is one
 request and its reply, sees the prefix and itself only, and has the positions it would have alone. So a step trains every task,
-and the video is paid for once. Learned in this order: is a claim true of a description; which of two answers fits a description;
-then the same with the video in front, next to describing, describing again, and answering.
+and the video is paid for once. Learned in this order: copying; is a claim true of a description; which of two answers fits a
+description; what each patch of a frame shows; then all with the video in front, next to describing, describing again, and answering.
 """
 
 import argparse
