@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
         command(check, "validate parameters and data without loading a model"),
     ):
         added.add_argument("preset", metavar="PARAMS", help="a preset, such as params/toybox.yaml")
-        added.add_argument("overrides", nargs="*", metavar="key=value", help="such as respond.temperature=1.0")
+        added.add_argument("overrides", nargs="*", metavar="key=value", help="such as respond.temperature=0.7")
         if added.prog.endswith("run"):
             added.add_argument("--redo", action="store_true", help="where parameters changed, do again what was made under the old ones")
     one = command(notebook, "execute one notebook of a run with papermill, and make its page")
