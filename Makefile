@@ -6,7 +6,7 @@ PYTHON ?= python3
 UV := .uv/bin/uv
 BIN := .venv/bin
 READY := .venv/.ready
-INSTALL := $(UV) pip install --quiet --python $(BIN)/python
+INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
 
 .PHONY: setup demo test test-all lab lint lock clean
 setup: $(READY)

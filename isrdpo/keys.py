@@ -11,10 +11,11 @@ from typing import Any
 from isrdpo.params import Params
 
 STAGES = ("data", "respond", "judge", "train", "evaluate")
+ORDER = ("data", "respond", "judge", "look", "train", "evaluate")  # with `look`, which notebook 03 runs beside its own
 NOTEBOOKS = {
     "data": "01_data_prep", "respond": "02_retrospection", "judge": "03_judging", "train": "04_dpo_training", "evaluate": "05_evaluation",
 }  # fmt: skip
-VERSIONS = {"data": 1, "respond": 1, "judge": 1, "train": 1, "evaluate": 1}  # raise one when its rows change meaning
+VERSIONS = {"data": 1, "respond": 1, "judge": 1, "train": 1, "evaluate": 1, "look": 1}  # raise one when its rows change meaning
 MODEL = ("model.path", "model.dtype", "model.image_tower", "model.video_tower")
 DEPENDS = {  # dotted keys, or whole sections
     "data": ("data", "toybox", "seed", "video.span"),
@@ -23,6 +24,7 @@ DEPENDS = {  # dotted keys, or whole sections
     "train": ("train",),
     "evaluate": ("evaluate", *MODEL, "video.span", "prompts.context", "prompts.judge", "prompts.judge_without_context", "judge.orders",
                  "judge.method", "judge.max_new_tokens", "respond.context_max_new_tokens"),
+    "look": ("look", "prompts.judge_without_context"),
 }  # fmt: skip
 LEFT_OUT = {
     "respond.batch_size", "judge.batch_size", "evaluate.batch_size", "train.gradient_checkpointing", "train.save_steps", "train.report_to",
@@ -39,7 +41,7 @@ def upstream(params: Params, stage: str, t: int) -> list[tuple[str, int]]:
     if stage == "respond":
         looks_back = t > 1 and params.respond.context == "retrospective"
         return [("data", t)] + ([("train", t - 1)] if t > 1 else []) + ([("respond", t - 1)] if looks_back else [])
-    return [("respond" if stage == "judge" else "judge", t)]
+    return [("respond" if stage == "judge" else "judge", t)]  # train and look read the judge's
 
 
 def depends(params: Params, stage: str, t: int | None = None) -> dict[str, Any]:

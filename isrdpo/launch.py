@@ -8,9 +8,14 @@ Nothing heavy is imported before it is needed: `--help` and a finished run answe
 import argparse
 import importlib
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from isrdpo import folders, keys
+
+if TYPE_CHECKING:
+    from isrdpo import runs
 
 SUMMARY = (
     "accuracy", "hallucination", "false_claims", "claims_per_answer", "response_words", "prefers_longer", "judge_accuracy",
@@ -58,11 +63,13 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("name", metavar="NOTEBOOK", type=stage_of, help="such as 03_judging, 03 or judge")
     one.add_argument("overrides", nargs="*", metavar="key=value", help="its parameters, as `papermill --help-notebook` lists them")
     alone = command(stage, "run one stage in this process, without its notebook")
-    alone.add_argument("name", metavar="STAGE", choices=keys.STAGES, help=", ".join(keys.STAGES))
+    alone.add_argument("name", metavar="STAGE", choices=keys.ORDER, help=", ".join(keys.ORDER))
     for added in (one, alone):
         added.add_argument("--run", required=True, help="the run's folder")
         added.add_argument("--iteration", type=int, required=True, help="1 to N; 0: the base and the evaluation set")
-    command(report, "rebuild a run's pages and index from its files").add_argument("run", help="the run's folder")
+    again = command(report, "rebuild a run's pages and index from its files")
+    again.add_argument("run", help="the run's folder")
+    again.add_argument("--bundle", metavar="FILE.zip", type=Path, help="pack the pages with the clips they show, to be sent to somebody who has nothing else")
     return made
 
 
@@ -87,26 +94,53 @@ def plan(iterations: int) -> list[tuple[str, int]]:
 
 def run(given: argparse.Namespace) -> None:
     """Skips what is done and has its page; ends with where the report is, and the summary."""
-    from isrdpo import pages, params, runs
+    from isrdpo import notebooks, pages, params, runs
 
     made = runs.Run.create(params.load(preset_path(given.preset), given.overrides), redo=given.redo)
     with made.lock("launch."):
         steps = plan(made.params.iterations)
-        todo = [(number, step) for number, step in enumerate(steps, 1) if pages.missing(made, *step)]
+        todo = [(number, step) for number, step in enumerate(steps, 1) if notebooks.missing(made, *step)]
         if todo:
             made.note_machine()
-        for number, (name, t) in todo:
-            pages.make(made, name, t, f"[{number:2}/{len(steps)}] iteration {t}: {keys.NOTEBOOKS[name]}")
-            if name == "evaluate":
-                pages.index(made)
+        work(made, todo, len(steps))
         if todo or not pages.indexed(made):
             pages.index(made)
     print(summary_table(made.folder / "summary.csv"))
     print(f"\nreport: {made.folder / 'report.html'}")
 
 
+def work(made: "runs.Run", todo: list[tuple[int, tuple[str, int]]], steps: int) -> None:
+    """The steps that are left, one line each; report.html says before each what is running, and at the end why it stopped."""
+    from isrdpo import notebooks, pages
+
+    watch, screen = notebooks.Clock(made), sys.stdout.isatty()
+    for place, (number, (name, t)) in enumerate(todo):
+        label, began = f"[{number:2}/{steps}] iteration {t}: {keys.NOTEBOOKS[name]}", time.monotonic()
+        left = watch.left([step for _, step in todo[place:]])
+        whole = f"about {notebooks.clock(left)} left in all" if left is not None else ""
+        pages.index(made, f"Running: step {number} of {steps}, {keys.NOTEBOOKS[name]} of iteration {t}, since {time.strftime('%H:%M:%S')}"
+                          f"{'; ' + whole if whole else ''}. This page is written anew after each step.")  # fmt: skip
+
+        def say(within: str, label: str = label, began: float = began, whole: str = whole) -> None:
+            if screen:
+                print(f"\r{label:<44}{notebooks.clock(time.monotonic() - began):>8}  {within or whole:<40}", end="", flush=True)
+
+        try:
+            notebooks.make(made, name, t, say)
+        except BaseException as error:
+            why = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error).splitlines()[0]
+            pages.index(made, f"Stopped in step {number} of {steps}, {keys.NOTEBOOKS[name]} of iteration {t}: {why}. The same command goes on from there.")
+            if screen:
+                print()
+            raise
+        watch.took[name] = time.monotonic() - began
+        rest = watch.left([step for _, step in todo[place + 1 :]])
+        told = f"about {notebooks.clock(rest)} left in all" if rest else ""
+        print(f"{chr(13) if screen else ''}{label:<44}{notebooks.clock(watch.took[name]):>8}  {told:<40}".rstrip(), flush=True)
+
+
 def notebook(given: argparse.Namespace) -> None:
-    from isrdpo import pages, runs, strict_yaml
+    from isrdpo import notebooks, pages, runs, strict_yaml
 
     values = {}
     for text in given.overrides:
@@ -119,7 +153,7 @@ def notebook(given: argparse.Namespace) -> None:
     else:
         made = runs.Run.open(given.run)
     with made.lock("launch."):
-        pages.execute(made, given.name, given.iteration, values)
+        notebooks.execute(made, given.name, given.iteration, values)
         made = runs.Run.open(made.folder)  # the notebook may have recorded parameters
         pages.page(made, given.name, given.iteration)
         pages.index(made)
@@ -138,9 +172,11 @@ def report(given: argparse.Namespace) -> None:
     made = runs.Run.open(given.run)
     with made.lock("launch."):
         for name, t in made.finished():
-            if pages.executed(made, name, t).exists():
+            if name in keys.NOTEBOOKS and pages.executed(made, name, t).exists():
                 pages.page(made, name, t)
         print(pages.index(made))
+        if given.bundle:
+            print(pages.bundle(made, given.bundle))
 
 
 def check(given: argparse.Namespace) -> int:

@@ -1,28 +1,23 @@
-"""Executed notebooks and their pages: one a stage and iteration, each made once, and what is out of date made again.
+"""HTML: a page for each executed notebook, the run's index, and both packed with their clips. Made of files of the run only.
 
-`iter_NN/notebooks/03_judging.ipynb` is there only when it ran to its end; one that failed is `03_judging.failed.ipynb`.
+Pages open from disk, ask for nothing from elsewhere and run no script: their Content-Security-Policy says so to the browser too.
 """
 
-import builtins
 import os
-import sys
-import threading
-import time
-from collections.abc import Callable
+import re
+import zipfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
-from isrdpo import folders
-from isrdpo.keys import NOTEBOOKS
+import pandas as pd
+
+from isrdpo import records
+from isrdpo.folders import RunError, shown
+from isrdpo.keys import NOTEBOOKS, STAGES
 from isrdpo.runs import Run
 
-CHILDREN = {  # a kernel's environment: figures into files, this interpreter's own kernel rather than one in the user's home
-    "MPLBACKEND": "Agg", "JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
-}  # fmt: skip
-
-
-class NotebookFailed(folders.RunError):
-    """A notebook that did not run to its end: the stage's own line, and where the executed copy lies."""
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data: 'self' file:; media-src 'self' file:"
 
 
 def executed(run: Run, stage: str, t: int) -> Path:
@@ -33,44 +28,86 @@ def page_of(run: Run, stage: str, t: int) -> Path:
     return run.iteration(t) / "reports" / f"{NOTEBOOKS[stage]}.html"
 
 
-def _current(run: Run, stage: str, t: int, path: Path) -> bool:
-    """Whether `path` was made after the stage's rows."""
-    marker = run.marker(stage, t)
-    return run.done(stage, t) is not None and path.exists() and path.stat().st_mtime_ns >= marker.stat().st_mtime_ns
+def page(run: Run, stage: str, t: int) -> Path:
+    """iter_NN/reports/<notebook>.html from the executed notebook, through nbconvert and the template in templates/page; code is folded."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    from isrdpo import show
+
+    before = page_of(run, stage, t - 1)
+    resources = {
+        "metadata": {"name": f"{NOTEBOOKS[stage]}, iteration {t} of {run.folder.name}"}, "style": show.style(), "policy": POLICY,
+        "run": run.folder.name, "iteration": t, "before": os.path.relpath(before, page_of(run, stage, t).parent) if before.exists() else "",
+    }  # fmt: skip
+    exporter = HTMLExporter(template_name="page", extra_template_basedirs=[str(show.TEMPLATES)], sanitize_html=False, exclude_input_prompt=True,
+                            exclude_output_prompt=True, exclude_anchor_links=True)  # fmt: skip
+    body, _ = exporter.from_notebook_node(nbformat.read(executed(run, stage, t), as_version=4), resources)
+    target = page_of(run, stage, t)
+    records.write_text(target, body)
+    return target
 
 
-def missing(run: Run, stage: str, t: int) -> bool:
-    """Whether the stage, or the page that shows it, is still to make."""
-    return not _current(run, stage, t, page_of(run, stage, t))
+def index(run: Run, state: str = "") -> Path:
+    """report.html, summary.csv and figures/, from what is there. `state`: what is running, or why it stopped ("": how much is there is said)."""
+    from isrdpo import plots, report, show
+
+    table, found = report.write_summary(run), report.markers(run)
+    panels = []
+    if table["response_words"].notna().any():
+        show.save(run.folder / "figures", "curves", plots.curves(table), table)
+        for name, ((names, label, reference, top), said) in plots.CURVES.items():
+            if table[list(names)].notna().any(axis=None):
+                columns = ["iteration", *(f"{n}{end}" for n in names for end in ("", "_low", "_high"))]
+                panels.append(_panel(run, name, plots.curve(table, names, label, reference, top), table[columns], said))
+    cost = report.cost(found)
+    spent = _panel(run, "cost", plots.cost(cost), cost, "Seconds by stage and iteration.") if len(cost) else ""
+    made = records.read_json(run.folder / "provenance.json")
+    settings, done = run.params, {(m["stage"], m["iteration"]) for m in found if m["stage"] in STAGES} - {("data", 0)}
+    grid = [(t, [(NOTEBOOKS[s], _link(run, page_of(run, s, t))) for s in STAGES if page_of(run, s, t).exists()]) for t in range(settings.iterations + 1)]
+    html = show.render(
+        "index.html.j2", policy=POLICY, name=run.folder.name, created=made["created"], command=made["command"], model=_model(run),
+        trained=sum(stage == "train" for stage, _ in done), iterations=settings.iterations, seed=settings.seed, context=settings.respond.context,
+        samples=_count(found, "data", "samples"), questions=_count(found, "evaluate", "total"), outcome=report.outcome(run, table), panels=panels, spent=spent,
+        state=state or f"{len(done)} of {1 + len(STAGES) * settings.iterations} stages are done.", running=bool(state), numbers=show.table(report.figures(table, report.SHOWN), "Figures by iteration, with 95 % intervals"),
+        left=show.table(report.left_out(found), "Samples left out, by reason"), grid=[entry for entry in grid if entry[1]],
+        warnings=[f"{m['stage']}, iteration {m['iteration']}: {w}" for m in found for w in m["warnings"]],
+        memory=max((m["peak_rss_mb"] for m in found), default=0), total=cost["seconds"].sum() if len(cost) else 0, provenance=_provenance(made),
+        again=f"isrdpo run {shown(run.folder / 'params.yaml')} run=outputs/again",
+    )  # fmt: skip
+    target = run.folder / "report.html"
+    records.write_text(target, html.text)
+    return target
 
 
-def make(run: Run, stage: str, t: int, label: str) -> None:
-    """What is missing of a stage: its notebook executed (which runs the stage), its page. Prints one line."""
-    began = time.monotonic()
+def _panel(run: Run, name: str, made: Any, data: pd.DataFrame, caption: str) -> Any:
+    from isrdpo import show
 
-    def tick(end: str = "") -> None:
-        if end or sys.stdout.isatty():
-            print(f"{chr(13) if sys.stdout.isatty() else ''}{label:<44}{time.monotonic() - began:6.0f} s", end=end, flush=True)
-
-    try:
-        if not _current(run, stage, t, executed(run, stage, t)):
-            execute(run, stage, t, tick=tick)
-        page(run, stage, t)
-    finally:
-        tick("\n")
+    show.save(run.folder / "figures", name, made, data)
+    return show.render("figure.html.j2", drawn=show.svg(made, name, caption), caption=caption, name=name, csv=f"figures/{name}.csv", png=f"figures/{name}.png")
 
 
-def page(run: Run, stage: str, t: int) -> None:
-    from isrdpo import report
-
-    report.page(run, t, NOTEBOOKS[stage])
+def _link(run: Run, path: Path) -> str:
+    return path.relative_to(run.folder).as_posix()
 
 
-def index(run: Run) -> Path:
-    """report.html and summary.csv, from what is there."""
-    from isrdpo import report
+def _count(found: list[dict], stage: str, name: str) -> int:
+    """A count of the first marker of a stage; 0 where there is none."""
+    return next((m["counts"].get(name, m["total"]) for m in found if m["stage"] == stage), 0)
 
-    return report.index(run)
+
+def _model(run: Run) -> str:
+    path = run.folder / "model.json"
+    sizes = records.read_json(path) if path.exists() else None
+    return run.params.model.path + (f" ({sizes['frames']} frames of {sizes['image_size']} px)" if sizes else "")
+
+
+def _provenance(made: dict) -> Any:
+    from isrdpo import show
+
+    rows = {k: v for k, v in made.items() if k not in ("packages", "later")} | {f"version of {k}": v for k, v in made["packages"].items() if v}
+    rows |= {f"later: {entry['created']}": f"{entry['commit']}, {entry['platform']}" for entry in made.get("later", [])}
+    return show.table(pd.DataFrame(rows.items(), columns=["what", "value"]).astype(str), "Provenance")
 
 
 def indexed(run: Run) -> bool:
@@ -81,88 +118,24 @@ def indexed(run: Run) -> bool:
     return all(path.exists() and path.stat().st_mtime_ns >= newest for path in tops)
 
 
-def execute(run: Run, stage: str, t: int, values: dict[str, Any] | None = None, tick: Callable[[], None] = lambda: None) -> None:
-    """Run a stage's notebook from the project root, in this interpreter's kernel. Raises NotebookFailed."""
-    root, title, target = folders.project_root(), NOTEBOOKS[stage], executed(run, stage, t)
-    source = root / "notebooks" / f"{title}.ipynb"
-    if not source.is_file():
-        raise folders.RunError(f"{folders.shown(source)}: no such notebook")
-    part, failed = (target.with_name(f"{title}.{state}.ipynb") for state in ("running", "failed"))
-    log = run.iteration(t) / "logs" / f"{title}.log"
-    for folder in (target.parent, log.parent):
-        folder.mkdir(parents=True, exist_ok=True)
-    given = {"run_dir": folders.shown(run.folder), "iteration": t, **(values or {})}
-    _known(source, given)
-    for old in (target, page_of(run, stage, t), part):
-        old.unlink(missing_ok=True)
-    reason = _papermill(source, part, given, root, log, tick)
-    if not reason and not Run.open(run.folder).done(stage, t):
-        reason = f"it ran to its end, but stage {stage} is not done"
-    if reason:
-        if part.exists():
-            os.replace(part, failed)
-        raise NotebookFailed(f"{title}, iteration {t}: {reason}\nas far as it came: {folders.shown(failed if failed.exists() else log)}")
-    os.replace(part, target)
-    failed.unlink(missing_ok=True)
-
-
-def _known(source: Path, values: dict[str, Any]) -> None:
-    """Refuses a parameter that the notebook lacks: papermill only warns."""
-    import papermill
-
-    known = papermill.inspect_notebook(str(source))
-    if strange := [name for name in values if name not in known]:
-        raise folders.RunError(f"{source.name}: no parameter {', '.join(strange)}; it has {', '.join(known)}")
-
-
-def _papermill(source: Path, target: Path, values: dict[str, Any], root: Path, log: Path, tick: Callable[[], None]) -> str:
-    """What went wrong, or "". A kernel's output goes into `log` too, while it runs."""
-    import papermill
-
-    os.environ.update(CHILDREN)
-    failures: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            with log.open("w", encoding="utf-8") as file:
-                papermill.execute_notebook(
-                    str(source), str(target), values, kernel_name="python3", cwd=str(root), progress_bar=False,
-                    stdout_file=file, stderr_file=file, start_timeout=180,
-                    extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # its word at start and end is not for the terminal
-                )  # fmt: skip
-        except BaseException as error:  # noqa: BLE001 - handed to the main thread
-            failures.append(error)
-
-    _in_thread(work, tick)
-    return _reason(failures[0]) if failures else ""
-
-
-def _in_thread(work: Callable[[], None], tick: Callable[[], None]) -> None:
-    """`work` in a thread, so that Ctrl-C comes here (nbclient takes the main thread's signals) and ends the kernel at once."""
-    import psutil
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+def bundle(run: Run, target: Path) -> Path:
+    """A zip of the index, the pages, their figures and CSVs, and the clips that they show, for somebody who has nothing else. Written whole
+    or not at all. Raises RunError where the run has no index yet."""
+    index_page = run.folder / "report.html"
+    if not index_page.exists():
+        raise RunError(f"{shown(run.folder)}: no report.html yet; run a stage first")
+    pages = [index_page, *sorted(run.folder.glob("iter_*/reports/*.html"))]
+    wanted = [*pages, run.folder / "summary.csv", run.folder / "params.yaml", run.folder / "provenance.json",
+              *sorted(run.folder.glob("figures/*.*")), *sorted(run.folder.glob("iter_*/figures/*.*"))]  # fmt: skip
+    shown_clips = {unquote(name) for path in pages for name in re.findall(r'src="[^"]*?clips/([^"/]+)"', path.read_text(encoding="utf-8"))}
+    wanted += [path for name in sorted(shown_clips) if (path := run.folder / "clips" / name).is_file()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        while thread.is_alive():
-            thread.join(0.5)
-            tick()
-    except BaseException:
-        for kernel in psutil.Process().children():
-            kernel.kill()
-        thread.join(5)
-        raise
-
-
-def _reason(error: BaseException) -> str:
-    """A notebook's failure in one line; the project's own errors say everything themselves."""
-    from nbclient.exceptions import DeadKernelError
-    from papermill import PapermillExecutionError
-
-    if isinstance(error, DeadKernelError):
-        return "its kernel died; where memory ran out, lower the batch sizes"
-    if not isinstance(error, PapermillExecutionError):
-        raise error
-    if error.ename == "AssertionError":
-        return f"a check failed: {error.evalue}"
-    return error.evalue if error.evalue and not hasattr(builtins, error.ename) else f"{error.ename}: {error.evalue}"
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as packed:
+            for path in wanted:
+                packed.write(path, Path(run.folder.name) / path.relative_to(run.folder))
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+    return target

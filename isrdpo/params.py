@@ -97,6 +97,12 @@ class Judge:
 
 
 @dataclass(frozen=True)
+class Look:
+    without_context: bool
+    examples: int
+
+
+@dataclass(frozen=True)
 class Train:
     method: Literal["full", "lora"]
     beta: float
@@ -144,6 +150,7 @@ class Params:
     prompts: Prompts
     respond: Respond
     judge: Judge
+    look: Look
     train: Train
     evaluate: Evaluate
 

@@ -1,30 +1,34 @@
-"""Reads a run back: figures with the CSV they were drawn from, an HTML page for each executed notebook, the index, summary.csv.
+"""Reads a run back: its files as tables, summary.csv, and the sentence that says what came out. Never imports torch, draws nothing."""
 
-Built from files of the run only; never imports torch. Model text is escaped wherever it is shown.
-"""
-
-import base64
-import csv
+import difflib
 import io
-import json
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from isrdpo import metrics, plots, records
-from isrdpo.runs import STAGES, Run, depends
+from isrdpo import metrics, records
+from isrdpo.runs import STAGES, MissingStage, Run
 
-SHOWN = ["iteration", "accuracy", "hallucination", "false_claims", "response_words", "prefers_longer", "judge_accuracy", "fixed_judge_accuracy",
+SHOWN = ["accuracy", "hallucination", "false_claims", "response_words", "prefers_longer", "judge_accuracy", "fixed_judge_accuracy",
          "fixed_judge_accuracy_no_context", "context_accuracy", "kept_share", "seconds"]  # fmt: skip
-PAGES = {"data": "01_data_prep", "respond": "02_retrospection", "judge": "03_judging", "train": "04_dpo_training", "evaluate": "05_evaluation"}
+ANSWERS = ["accuracy", "hallucination", "false_claims", "claims_per_answer", "uncheckable_share", "response_words", "fixed_judge_accuracy",
+           "fixed_judge_accuracy_no_context"]  # fmt: skip
+LEFT_OUT = ("ties", "empty", "disagreement", "undecided", "weak", "unparsed", "too_long")
 
 
 def rows_of(run: Run, iteration: int, name: str) -> pd.DataFrame:
     """A JSONL file of an iteration as a table (empty when it is not there)."""
     path = run.file(iteration, name)
     return pd.DataFrame(records.read(path, dict) if path.exists() else [])
+
+
+def stage_marker(run: Run, stage: str, iteration: int) -> dict:
+    """The marker of a finished stage; a clear error when it is not finished."""
+    found = run.done(stage, iteration)
+    if found is None:
+        raise MissingStage(f"{run.folder}: stage {stage} of iteration {iteration} is not done")
+    return found
 
 
 def truths(texts: list[str], facts: list[dict | None]) -> list[dict | None]:
@@ -36,37 +40,209 @@ def truths(texts: list[str], facts: list[dict | None]) -> list[dict | None]:
     return [None if f is None else claims.truth(text, f).to_dict() for text, f in zip(texts, facts, strict=True)]
 
 
-def judged(run: Run, iteration: int) -> pd.DataFrame:
-    """A row a judged sample: question, responses, words [2], correct [2] or None, choice or None, reason, calls, unparsed, facts."""
+def scenes(run: Run, iteration: int) -> dict[str, dict | None]:
+    """Each video's facts without a question, None where they are not known."""
+    return {s.video: s.facts and {"scene": s.facts["scene"]} for s in records.read(run.file(iteration, "samples.jsonl"), records.Sample)}
+
+
+def judged(run: Run, iteration: int, calls_file: str = "judgments.jsonl") -> pd.DataFrame:
+    """A row a judged sample: id, video, question, responses, context, words [2], correct [2] or None, choice or None, reason, calls, unparsed,
+    margin; first (calls for the response shown first, of those read); for a decisive verdict on answers of unequal length also difference
+    (words, > 0), longer (bool) and truer (which of the two is, in words)."""
     from isrdpo import verdicts
 
     samples = {s.id: s for s in records.read(run.file(iteration, "samples.jsonl"), records.Sample)}
     calls: dict[str, list[records.Judgment]] = {}
-    for call in records.read(run.file(iteration, "judgments.jsonl"), records.Judgment):
+    for call in records.read(run.file(iteration, calls_file), records.Judgment):
         calls.setdefault(call.id, []).append(call)
     rows = []
     for answer in records.read(run.file(iteration, "responses.jsonl"), records.Responses):
         mine, sample = calls.get(answer.id, []), samples[answer.id]
         found = truths(answer.responses, [sample.facts] * 2)
         choice, reason = verdicts.decide(mine, run.params.judge.min_margin) if mine else (None, "tie or empty")
-        rows.append({
+        row = {
             "id": answer.id, "video": sample.video, "question": sample.question, "responses": answer.responses, "context": answer.context,
             "words": [metrics.words(t) for t in answer.responses], "correct": [t["correct"] for t in found] if found[0] else None,
-            "choice": choice, "reason": reason, "calls": len(mine), "unparsed": sum(c.choice is None and c.scores is None for c in mine), "margin": verdicts.margin(mine),
-        })  # fmt: skip
+            "choice": choice, "reason": reason, "calls": len(mine), "unparsed": sum(c.choice is None and c.scores is None for c in mine),
+            "margin": verdicts.margin(mine), "first": [c.choice == c.order for c in mine if c.choice is not None],
+        }  # fmt: skip
+        rows.append(row | _by_length(row))
     table = pd.DataFrame(rows)
     table["choice"] = pd.Series([row["choice"] for row in rows], dtype=object)  # else None makes every index a float
     return table
 
 
+def judged_both(run: Run, iteration: int) -> dict[str, pd.DataFrame]:
+    """The loop's own verdicts first, then (where they were asked for) those on the same pairs without the description; `judged` each."""
+    own, again = judged(run, iteration), run.file(iteration, "judgments_no_context.jsonl")
+    if not again.exists():
+        return {"with its description" if own["context"].notna().any() else "without": own}
+    return {"with its description": own, "without": judged(run, iteration, again.name)}
+
+
+def _by_length(row: dict) -> dict[str, Any]:
+    """How a verdict went by length, and what the truth would have said."""
+    (a, b), choice, correct = row["words"], row["choice"], row["correct"]
+    if choice is None or a == b:
+        return {"difference": None, "longer": None, "truer": None}
+    long = int(b > a)
+    if correct is None:
+        truer = "truth not known"
+    else:
+        truer = "equally true" if correct[0] == correct[1] else "the longer is truer" if correct[long] else "the shorter is truer"
+    return {"difference": abs(a - b), "longer": choice == long, "truer": truer}
+
+
+def length_bias(table: pd.DataFrame) -> pd.DataFrame:
+    """What `plots.length_bias` draws, of `judged`."""
+    rows = table.dropna(subset=["difference"])
+    return pd.DataFrame({"id": rows["id"], "difference": rows["difference"].astype(int), "longer": rows["longer"].astype(bool), "truer": rows["truer"]})
+
+
+def verdict_confidence(table: pd.DataFrame) -> pd.DataFrame:
+    """id, margin and verdict (right, wrong, equally true, truth not known) of every decisive verdict."""
+    rows = table[table["choice"].notna()]
+    said = [
+        "truth not known" if c is None else "equally true" if c[0] == c[1] else "right" if c[choice] else "wrong"
+        for c, choice in zip(rows["correct"], rows["choice"], strict=True)
+    ]
+    return pd.DataFrame({"id": rows["id"], "margin": rows["margin"], "verdict": said})
+
+
+def judge_shares(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """What the judge went by, a row a measure and condition (`tables`: its name to `judged`): measure, what, share with its interval, n."""
+    rows = []
+    for what, table in tables.items():
+        decided = table[table["choice"].notna()]
+        pairs = length_bias(table)
+        told = [(c[choice], c) for c, choice in zip(decided["correct"], decided["choice"], strict=True) if c is not None and c[0] != c[1]]
+        measures = {
+            "the longer is chosen": list(pairs["longer"]),
+            "the truer is chosen": [right for right, _ in told],
+            "… where the longer is truer": list(pairs.loc[pairs["truer"] == "the longer is truer", "longer"]),
+            "… where the shorter is truer": [not x for x in pairs.loc[pairs["truer"] == "the shorter is truer", "longer"]],
+            "the first shown is chosen": [x for found in table["first"] for x in found],
+            "the two orders agree": [len(set(c)) == 1 for c in _choices(table)],
+        }
+        rows += [{"measure": name, "what": what, "n": len(values)} | metrics.share("share", values) for name, values in measures.items()]
+    frame = pd.DataFrame(rows, columns=["measure", "what", "n", "share", "share_low", "share_high"])
+    return frame[frame.groupby("measure")["n"].transform("max") > 0].reset_index(drop=True)
+
+
+def _choices(table: pd.DataFrame) -> list[list[int]]:
+    """The chosen response by order, of samples that were asked in both."""
+    return [[int(not x) if order else int(x) for order, x in enumerate(found)] for found in table["first"] if len(found) == 2]
+
+
+def contexts(run: Run, iteration: int) -> pd.DataFrame:
+    """c_t and c_{t-1}, a row a video: video, context, previous (or ""), words, similarity (share of words in common order, 0 to 1), and where
+    facts are known false, repaired (false claims of c_{t-1} that are gone) and broken (false claims that are new)."""
+    rows, known = rows_of(run, iteration, "contexts.jsonl"), scenes(run, iteration)
+    made = []
+    for _, found in rows.iterrows():
+        now, before = found["context"], found["previous_context"]
+        before = before if isinstance(before, str) else ""
+        row: dict[str, Any] = {"video": found["video"], "context": now, "previous": before, "words": metrics.words(now)}
+        row["similarity"] = difflib.SequenceMatcher(None, before.split(), now.split(), autojunk=False).ratio() if before else None
+        if scene := known.get(found["video"]):
+            wrong, was_wrong = _false(now, scene), _false(before, scene)
+            row |= {"false": len(wrong), "repaired": len(was_wrong - wrong) if before else None, "broken": len(wrong - was_wrong) if before else None}
+        made.append(row)
+    return pd.DataFrame(made, columns=["video", "context", "previous", "words", "similarity", "false", "repaired", "broken"])
+
+
+def _false(text: str, scene: dict) -> set[tuple]:
+    from isrdpo.toybox import claims
+
+    return {(c.kind, c.about, c.value) for c in claims.find(text, scene) if c.verdict is False}
+
+
 def context_truths(run: Run, iteration: int) -> list[dict]:
     """The claims of c_t, counted, one entry a video (empty where facts are not known)."""
-    contexts = rows_of(run, iteration, "contexts.jsonl")
-    facts = {s.video: s.facts for s in records.read(run.file(iteration, "samples.jsonl"), records.Sample)}
-    if contexts.empty:
+    rows = rows_of(run, iteration, "contexts.jsonl")
+    if rows.empty:
         return []
-    scenes = [facts[v] and {"scene": facts[v]["scene"]} for v in contexts["video"]]
-    return [t for t in truths(list(contexts["context"]), scenes) if t]
+    known = scenes(run, iteration)
+    return [t for t in truths(list(rows["context"]), [known[v] for v in rows["video"]]) if t]
+
+
+def drift(run: Run, iteration: int) -> pd.DataFrame:
+    """How descriptions moved, a row an iteration up to this one: words, similarity, repaired, broken (means a description, with intervals)
+    and context_accuracy."""
+    rows = []
+    for t in range(1, iteration + 1):
+        table, row = contexts(run, t), {"iteration": t}
+        for name in ("words", "similarity", "repaired", "broken"):
+            row |= metrics.ratio(name, table[name].dropna().astype(float).tolist())
+        rows.append(row | metrics.contexts(context_truths(run, t)))
+    return pd.DataFrame(rows)
+
+
+def answers(run: Run, iteration: int) -> pd.DataFrame:
+    """answers.jsonl with `correct` (None where facts are not known) beside, and the clip of each."""
+    rows, asked = rows_of(run, iteration, "answers.jsonl"), rows_of(run, 0, "samples.jsonl")
+    truth = [t if isinstance(t, dict) else None for t in rows["truth"]]
+    return rows.assign(truth=truth, correct=[None if t is None else t["correct"] for t in truth], video=rows["id"].map(asked.set_index("id")["video"]))
+
+
+def compared(run: Run, iteration: int) -> dict[str, pd.DataFrame]:
+    """The answers of the base, of the policy before (where that is another) and of this one, by name, in that order."""
+    names = {"base": 0} | ({"before": iteration - 1} if iteration > 1 else {}) | ({"now": iteration} if iteration else {})
+    return {name: answers(run, t) for name, t in names.items() if run.done("evaluate", t)}
+
+
+def length_truth(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """id, what, words, correct of every answer whose truth is known."""
+    made = [table.loc[table["correct"].notna(), ["id", "words", "correct"]].assign(what=name) for name, table in tables.items()]
+    return pd.concat(made).astype({"correct": bool}) if made else pd.DataFrame(columns=["id", "words", "correct", "what"])
+
+
+def by_kind(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Accuracy by kind of question and policy: measure (the kind), what, n, share with its interval."""
+    rows = []
+    for what, table in tables.items():
+        known = table[table["correct"].notna()]
+        rows += [{"measure": kind, "what": what, "n": len(part)} | metrics.share("share", part) for kind, part in known["correct"].groupby(known["kind"])]
+    return pd.DataFrame(rows, columns=["measure", "what", "n", "share", "share_low", "share_high"])
+
+
+def claim_kinds(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """False claims among the checkable ones by kind of claim and policy (`object`: one that is not there), as `by_kind`."""
+    rows = []
+    for what, table in tables.items():
+        counted: dict[str, list[int]] = {}
+        for truth in table["truth"]:
+            for kind, (true, false) in (truth or {"by_kind": {}})["by_kind"].items():
+                pair = counted.setdefault(kind, [0, 0])
+                pair[0], pair[1] = pair[0] + true, pair[1] + false
+        for kind, (true, false) in sorted(counted.items()):
+            low, high = metrics.wilson(false, true + false)
+            rows.append({"measure": kind, "what": what, "n": true + false, "share": false / (true + false), "share_low": low, "share_high": high})
+    return pd.DataFrame(rows, columns=["measure", "what", "n", "share", "share_low", "share_high"])
+
+
+def training_outcome(steps: pd.DataFrame) -> str:
+    """What DPO did to the log-probabilities, from the first tenth of the steps to the last, in a sentence; each batch holds other pairs."""
+    if not len(steps):
+        return "No pair was kept: the policy stays as it is."
+    tenth = max(1, len(steps) // 10)
+    chosen, rejected = (steps[name].tail(tenth).mean() - steps[name].head(tenth).mean() for name in ("rewards_chosen", "rewards_rejected"))
+    moved = [f"{'rose' if x > 0 else 'fell'} by {abs(x):.3f}" for x in (chosen, rejected)]
+    falling = " DPO lowers the chosen too, only less than the rejected." if chosen < 0 and rejected < chosen else ""
+    return (f"In {len(steps)} steps the reward of the chosen (beta times its log-probability against the reference's) {moved[0]} nats, that of the "
+            f"rejected {moved[1]}; the margin ended at {steps['margins'].tail(tenth).mean():.3f}.{falling}")  # fmt: skip
+
+
+def gained_lost(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Questions that `now` answers rightly and an earlier policy did not, and the other way round, with the paired change of accuracy."""
+    rows, now = [], tables.get("now")
+    for name, table in tables.items():
+        if now is not None and name != "now":
+            both = table.merge(now, on="id", suffixes=("_then", "")).dropna(subset=["correct", "correct_then"])
+            change = both["correct"].astype(int) - both["correct_then"].astype(int)
+            rows.append({"against": name, "questions": len(both), "gained": int((change > 0).sum()), "lost": int((change < 0).sum())}
+                        | metrics.ratio("change", change.tolist()))  # fmt: skip
+    return pd.DataFrame(rows, columns=["against", "questions", "gained", "lost", "change", "change_low", "change_high"])
 
 
 def iteration_row(run: Run, iteration: int) -> dict[str, Any]:
@@ -90,6 +266,18 @@ def summary(run: Run) -> pd.DataFrame:
     return pd.DataFrame([iteration_row(run, t) for t in range(last + 1)], columns=metrics.summary_columns())
 
 
+def figures(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """summary.csv's rows for reading: a line a figure, a column an iteration, "0.84 [0.79, 0.88]"."""
+    columns = {}
+    for _, row in table.iterrows():
+        cells = []
+        for name in names:
+            interval = f" [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]" if pd.notna(row.get(f"{name}_low")) else ""
+            cells.append("" if pd.isna(row[name]) else f"{row[name]:.0f}" if name == "seconds" else f"{row[name]:.2f}{interval}")
+        columns[f"iteration {int(row['iteration'])}"] = cells
+    return pd.DataFrame({"figure": list(names), **columns})
+
+
 def write_summary(run: Run) -> pd.DataFrame:
     table, text = summary(run), io.StringIO()
     table.to_csv(text, index=False, lineterminator="\n")
@@ -97,111 +285,59 @@ def write_summary(run: Run) -> pd.DataFrame:
     return table
 
 
-def summary_table(run: Run) -> str:
-    """The summary for a terminal."""
-    return summary(run)[SHOWN].to_string(index=False, na_rep="", float_format=lambda x: f"{x:.3f}")
+def markers(run: Run) -> list[dict]:
+    """The markers of everything that is done, in order."""
+    return [m for stage, t in run.finished() if (m := run.done(stage, t))]
 
 
-def png(made: Figure) -> bytes:
-    out = io.BytesIO()
-    made.savefig(out, format="png", dpi=110, metadata={"Software": None})
-    return out.getvalue()
+def cost(found: Sequence[dict]) -> pd.DataFrame:
+    """Seconds and peak memory (MB) by iteration and stage."""
+    return pd.DataFrame([{k: m[k] for k in ("iteration", "stage", "total", "seconds", "peak_rss_mb")} for m in found],
+                        columns=["iteration", "stage", "total", "seconds", "peak_rss_mb"])  # fmt: skip
 
 
-def figure(run: Run, iteration: int | None, name: str, made: Figure, data: pd.DataFrame) -> Figure:
-    """Save a figure with the CSV it was drawn from (`iter_NN/figures/`, or the run's `figures/`); returns it, for a notebook to show."""
-    folder = (run.folder if iteration is None else run.iteration(iteration)) / "figures"
-    text = io.StringIO()
-    data.to_csv(text, index=False, lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
-    records.write_text(folder / f"{name}.csv", text.getvalue())
-    (folder / f"{name}.png").write_bytes(png(made))
-    return made
+def left_out(found: Sequence[dict]) -> pd.DataFrame:
+    """What did not reach training, a row an iteration, a column a reason; bad samples by stage and cause."""
+    rows: dict[int, dict[str, int]] = {}
+    for m in found:
+        row = rows.setdefault(m["iteration"], {})
+        if m["stage"] == "judge":
+            row |= {"judged": m["total"], "kept": m["counts"]["kept"]}
+        if m["stage"] in ("judge", "train"):
+            row |= {reason.replace("_", " "): m["counts"][reason] for reason in LEFT_OUT if reason in m["counts"]}
+        row |= {f"{cause} ({m['stage']})": n for cause, n in m["bad"].items() if cause != "unparsed verdict"}
+    frame = pd.DataFrame([{"iteration": t} | row for t, row in sorted(rows.items()) if row])
+    return frame.astype("Int64") if len(frame) else frame
 
 
-def provenance(run: Run, stage: str) -> pd.DataFrame:
-    """What a notebook shows first: versions, commit, and the resolved parameters its stage depends on."""
-    found = records.read_json(run.folder / "provenance.json")
-    rows = {k: v for k, v in found.items() if k != "packages"} | {f"version of {k}": v for k, v in found["packages"].items() if v}
-    return pd.DataFrame([*rows.items(), *depends(run.params, stage).items()], columns=["what", "value"]).astype(str)
-
-
-def stage_marker(run: Run, stage: str, iteration: int) -> dict:
-    """The marker of a finished stage; a clear error when it is not finished."""
-    from isrdpo.runs import MissingStage
-
-    found = run.done(stage, iteration)
-    if found is None:
-        raise MissingStage(f"{run.folder}: stage {stage} of iteration {iteration} is not done")
-    return found
-
-
-def page(run: Run, iteration: int, notebook: str) -> Path:
-    """iter_NN/reports/<name>.html from the executed notebook; opens from disk, without network. Code is folded away."""
-    import nbformat
-    from nbconvert import HTMLExporter
-
-    source = run.iteration(iteration) / "notebooks" / f"{notebook}.ipynb"
-    exporter = HTMLExporter(template_name="lab", exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True,
-                            sanitize_html=False, embed_images=True, mathjax_url="", require_js_url="", jquery_url="", mermaid_js_url="")  # fmt: skip
-    body, _ = exporter.from_notebook_node(nbformat.read(source, as_version=4), {"metadata": {"name": f"{notebook}, iteration {iteration}"}})
-    target = run.iteration(iteration) / "reports" / f"{notebook}.html"
-    records.write_text(target, body)
-    return target
-
-
-def outcome(table: pd.DataFrame) -> str:
-    """One sentence from the data: how accuracy, hallucination and length moved from the base to the last iteration, with intervals."""
+def outcome(run: Run, table: pd.DataFrame) -> str:
+    """What became of the answers, in a sentence made of the data: paired changes on the same questions, each with its interval."""
     known = table.dropna(subset=["response_words"])
     if len(known) < 2:
         return "No policy has been trained and evaluated yet."
-    first, last, parts = known.iloc[0], known.iloc[-1], []
-    for name, label, form in (("accuracy", "accuracy", ".0%"), ("hallucination", "false claims", ".0%"), ("response_words", "words an answer", ".1f")):
-        if pd.notna(first[name]) and pd.notna(last[name]):
-            apart = last[f"{name}_low"] > first[f"{name}_high"] or last[f"{name}_high"] < first[f"{name}_low"]
-            parts.append(f"{label} {first[name]:{form}} → {last[name]:{form}} ({'intervals apart' if apart else 'intervals overlap'})")
-    return f"From the base to iteration {int(last['iteration'])}: " + "; ".join(parts) + ". One run of one arm; other seeds may differ."
+    t = int(known["iteration"].iloc[-1])
+    first, last = answers(run, 0), answers(run, t)
+    both = first.merge(last, on="id", suffixes=("_then", ""))
+    longer = metrics.ratio("x", (both["words"] - both["words_then"]).tolist())
+    sure = both.dropna(subset=["correct", "correct_then"])
+    truer = metrics.ratio("x", (sure["correct"].astype(int) - sure["correct_then"].astype(int)).tolist())
+    words = f"{first['words'].mean():.1f} → {last['words'].mean():.1f} words an answer"
+    if truer["x"] is None:
+        return f"{_moved(longer, 'Wordier', 'Terser', 'Of about the same length')} after {_times(t)}: {words}. What is true of these clips is not known."
+    length, truth = _moved(longer, "wordier", "terser", "as long as before"), _moved(truer, "Truer", "Less true", "Not measurably truer")
+    joined = "but" if length == ("terser" if truth == "Less true" else "wordier") else "and"
+    row, base = known.iloc[-1], known.iloc[0]
+    return (
+        f"{truth}, {joined} {length}, after {_times(t)}: accuracy {base['accuracy']:.0%} → {row['accuracy']:.0%} "
+        f"({100 * truer['x']:+.1f} points [{100 * truer['x_low']:+.1f}, {100 * truer['x_high']:+.1f}] on the same {len(sure)} questions), {words}; "
+        f"false claims {base['hallucination']:.0%} → {row['hallucination']:.0%} of all, {base['false_claims']:.2f} → {row['false_claims']:.2f} an answer."
+    )
 
 
-def index(run: Run) -> Path:
-    """outputs/<run>/report.html and summary.csv, from what is there; works while a run goes on."""
-    import jinja2
-
-    table = write_summary(run)
-    curves = ""
-    if table["response_words"].notna().any():
-        made = plots.curves(table)
-        figure(run, None, "curves", made, table)
-        curves = "data:image/png;base64," + base64.b64encode(png(made)).decode()
-    markers = [m for t in range(run.params.iterations + 1) for stage in STAGES if (m := run.done(stage, t))]
-    stages = pd.DataFrame([
-        {"iteration": m["iteration"], "stage": m["stage"], "samples": m["total"], "counts": json.dumps(m["counts"]), "bad": json.dumps(m["bad"]),
-         "seconds": m["seconds"], "memory (MB)": m["peak_rss_mb"]} for m in markers
-    ])  # fmt: skip
-    found = records.read_json(run.folder / "provenance.json")
-    links = [
-        (t, [(p.stem, str(p.relative_to(run.folder))) for p in sorted((run.iteration(t) / "reports").glob("*.html"))])
-        for t in range(run.params.iterations + 1)
-    ]
-    finished = sum(m["stage"] == "train" for m in markers)
-    environment = jinja2.Environment(autoescape=True, loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"))
-    html = environment.get_template("index.html.j2").render(
-        title=f"isrdpo: {run.folder.name}", created=found["created"], outcome=outcome(table), curves=curves,
-        what=f"{run.params.model.path}, context: {run.params.respond.context}, {finished} of {run.params.iterations} iterations trained, seed {run.params.seed}.",
-        command=f"isrdpo run {run.folder / 'params.yaml'}" if run.folder.name != "toybox" else "make demo",
-        table=_table(table[SHOWN]), stages=_table(stages), links=[entry for entry in links if entry[1]],
-        warnings=[f"{m['stage']}, iteration {m['iteration']}: {w}" for m in markers for w in m["warnings"]],
-        provenance=_table(provenance(run, "data").iloc[:20]),
-    )  # fmt: skip
-    target = run.folder / "report.html"
-    records.write_text(target, html)
-    return target
+def _moved(change: dict, up: str, down: str, neither: str) -> str:
+    """Which word an interval allows."""
+    return up if change["x_low"] > 0 else down if change["x_high"] < 0 else neither
 
 
-def _table(frame: pd.DataFrame) -> Any:
-    from markupsafe import Markup
-
-    text = frame.to_html(index=False, border=0, na_rep="", float_format=lambda x: f"{x:.3f}", escape=True)
-    return Markup(text)  # noqa: S704 - pandas has escaped it
-
-
-
+def _times(t: int) -> str:
+    return f"{t} iteration{'s' * (t > 1)}"

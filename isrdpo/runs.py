@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from isrdpo import params as parameters
 from isrdpo import provenance, records
 from isrdpo.folders import BadShare, MissingStage, RunError, RunLocked, expected, locked, project_root, resolve, shown, usable
-from isrdpo.keys import NOTEBOOKS, STAGES, VERSIONS, depends, key, upstream
+from isrdpo.keys import NOTEBOOKS, ORDER, STAGES, VERSIONS, depends, key, upstream
 
 __all__ = [
     "NOTEBOOKS", "STAGES", "BadShare", "MissingStage", "Run", "RunError", "RunLocked", "Stage", "depends", "draw_seed", "key",
@@ -28,6 +28,7 @@ FILES = {  # what a stage writes into iter_NN: removed before it starts under an
     "data": ("samples.jsonl", "fixed_pairs.jsonl"),
     "respond": ("contexts.jsonl", "responses.jsonl"),
     "judge": ("judgments.jsonl", "preferences.jsonl"),
+    "look": ("judgments_no_context.jsonl", "looks.jsonl"),
     "train": ("train.csv", "policy", "checkpoints"),
     "evaluate": ("answers.jsonl", "fixed_contexts.jsonl", "fixed_judgments.jsonl", "eval.json"),
 }
@@ -164,13 +165,13 @@ class Run:
     def finished(self) -> list[tuple[str, int]]:
         """(stage, iteration) of every marker on disk, in order."""
         found = [(p.stem, int(p.parent.parent.name[5:])) for p in self.folder.glob("iter_*/.done/*.json")]
-        return sorted(found, key=lambda at: (at[1], STAGES.index(at[0])))
+        return sorted(found, key=lambda at: (at[1], ORDER.index(at[0])))
 
     def started(self) -> list[tuple[str, int]]:
         """(stage, iteration) of everything that has rows on disk, finished or not, in order."""
         found = [(p.name.split(".")[1], int(p.parent.name[5:])) for p in self.folder.glob("iter_*/.*.key")]
         rows = [(s, t) for s, t in found if self.marker(s, t).exists() or any(self.file(t, name).exists() for name in FILES[s])]
-        return sorted(rows, key=lambda at: (at[1], STAGES.index(at[0])))
+        return sorted(rows, key=lambda at: (at[1], ORDER.index(at[0])))
 
     def _key_of(self, stage: str, t: int) -> str:
         """The key under which the rows on disk were begun."""

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from isrdpo import hound, prompts, video
+from isrdpo import hound, prompts, records, video
 from isrdpo.params import Params
 from isrdpo.runs import resolve
 from isrdpo.toybox import BASE
@@ -151,6 +151,23 @@ class VideoModel:
         return logits.log_softmax(-1)[:, [first[shared], second[shared]]].cpu()
 
 
+    def gradient(self, pixels: Tensor, blank: Tensor, prompt: str, grid: int, replies: tuple[str, str] = prompts.REPLIES) -> tuple[float, Tensor]:
+        """(log-odds of the second reply over the first in nats, its gradient times input [T, grid, grid]): |d log-odds / d pixel x (pixel -
+        blank)| summed over the cells of each frame. pixels and blank: float [T, 3, S, S] as the processor makes them, S divisible by grid."""
+        first, second = (self.processor.answer_ids(reply) for reply in replies)
+        shared = next(i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+        ids = torch.tensor([self.processor.prompt_ids(prompt) + first[:shared]], device=self.model.device)
+        with torch.enable_grad():
+            seen = pixels[None].to(self.model.device, self.model.dtype).requires_grad_()
+            features = self.model.model.get_video_features(seen).pooler_output
+            logits = self.model(input_ids=ids, **hound.video_inputs(features), logits_to_keep=1).logits[0, -1].float()
+            odds = logits[second[shared]] - logits[first[shared]]
+            (slope,) = torch.autograd.grad(odds, seen)
+        effect = (slope[0].float().cpu() * (pixels - blank)).sum(1)  # [T, S, S]
+        cells = effect.unflatten(1, (grid, -1)).unflatten(3, (grid, -1)).sum((2, 4)).abs()
+        return round(odds.item(), 6), cells.double().round(decimals=6)
+
+
 def checkpoint(path: str) -> str:
     """What `model.path` stands for: the shipped base for `toybox`, a folder, or a hub id."""
     if path == "toybox":
@@ -168,5 +185,9 @@ def open_model(params: Params, path: str) -> VideoModel:
         checkpoint(path), image_tower=settings.image_tower, video_tower=settings.video_tower,
         dtype=getattr(torch, settings.dtype), device=device,
     )  # fmt: skip
+    note = resolve(params.run) / "model.json"  # what pages say of the model, and cut their frames by
+    if not note.exists():
+        sizes = {"frames": processor.frames, "image_size": processor.image_size, "parameters": sum(p.numel() for p in model.parameters())}
+        records.write_json(note, sizes)
     cache = resolve(params.run).parent / ".cache" / "features" if params.video.cache else None
     return VideoModel(model, processor, params.video.span, cache)

@@ -62,17 +62,24 @@ class Truth:
 
 
 def find(text: str, facts: dict) -> list[Claim]:
-    """Every distinct claim of `text`, in order. `facts`: `{"scene", "asked"?}`; "it" at the start is the asked object."""
-    scene, asked = facts["scene"], facts.get("asked")
+    """Every distinct claim of `text`, in order; saying a thing again makes no new one."""
     claims: dict[tuple, Claim] = {}
+    for claim in said(text, facts):
+        claims.setdefault((claim.kind, claim.about, claim.value), claim)
+    return list(claims.values())
+
+
+def said(text: str, facts: dict) -> list[Claim]:
+    """Every claim of `text` in order, said again or not. `facts`: `{"scene", "asked"?}`; "it" at the start is the asked object."""
+    scene, asked = facts["scene"], facts.get("asked")
+    claims: list[Claim] = []
     subject = language.subject(asked) if asked else None
     for sentence in re.split(r"(?<=[.!?;])\s+|\n+", text.strip()):
         if not re.search(r"\w", sentence):
             continue
         found, subject = _sentence(sentence.strip(), scene, subject)
-        for claim in found or [Claim(sentence.strip(), "unknown", None, sentence.strip().lower(), None)]:
-            claims.setdefault((claim.kind, claim.about, claim.value), claim)
-    return list(claims.values())
+        claims += found or [Claim(sentence.strip(), "unknown", None, sentence.strip().lower(), None)]
+    return claims
 
 
 def truth(text: str, facts: dict) -> Truth:
