@@ -25,16 +25,16 @@ MARKS = {True: ("✓", "true"), False: ("✗", "false"), None: ("?", "not checka
 WIDEST = 224  # pixels of a frame in a strip
 
 
-def choose(rules: Sequence[tuple[str, pd.Series]], each: int, seed: int) -> list[tuple[str, Any]]:
-    """(why, index): for each rule the `each` rows that score highest, above 0 only, then `each` at random; none twice. Equal scores go by
-    index. `rules`: (why, score by index)."""
+def choose(among: pd.Index, rules: Sequence[tuple[str, pd.Series]], each: int, seed: int) -> list[tuple[str, Any]]:
+    """(why, index): for each rule the `each` rows that score highest, above 0 only, then `each` of the others at random; none twice. Equal
+    scores go by index. `rules`: (why, score by index)."""
     taken: dict[Any, str] = {}
     for why, score in rules:
         known = score.dropna().astype(float)
         ranked = known[known > 0].sort_values(ascending=False, kind="stable").index
         for index in [i for i in ranked if i not in taken][:each]:
             taken[index] = why
-    rest = [i for i in rules[0][1].index if i not in taken] if rules else []
+    rest = [i for i in among if i not in taken]
     drawn = np.random.default_rng(seed).permutation(len(rest))[:each]
     return [(why, index) for index, why in taken.items()] + [("random", rest[i]) for i in sorted(drawn)]
 
@@ -146,7 +146,7 @@ def _cards(cards: list[dict[str, Any]], chosen: str) -> show.Html:
 def clips(run: Run, iteration: int, *, each: int = 2, seed: int = 0, sample: str | None = None) -> show.Html:
     """Clips that are asked about, with their questions and reference answers."""
     table = report.rows_of(run, iteration, "samples.jsonl")
-    picked = _only(table, sample, "id") if sample else choose([("first", pd.Series(0.0, index=table.index))], each, seed)
+    picked = _only(table, sample, "id") if sample else choose(table.index, [], each, seed)
     cards = [
         {"why": why, "title": row["id"], "clip": clip(run, row["video"]), "question": row["question"], "facts": "",
          "texts": [text("reference answer", row["answer"])] if row["answer"] else []}
@@ -162,7 +162,7 @@ def contexts(run: Run, iteration: int, *, each: int = 2, seed: int = 0, sample: 
     rules = [("largest change", 1 - table["similarity"].astype(float)), ("newly right", better), ("newly wrong", -better),
              ("most false claims", table["false"].astype(float))]  # fmt: skip
     cards = []
-    for why, i in _only(table, sample, "video") if sample else choose(rules, each, seed):
+    for why, i in _only(table, sample, "video") if sample else choose(table.index, rules, each, seed):
         row = table.loc[i]
         before, facts = row["previous"], known.get(row["video"])
         texts = [text(f"c{iteration - 1}, looked back at", before, facts, row["context"], "del")] if before else []
@@ -181,7 +181,7 @@ def verdicts(run: Run, iteration: int, *, each: int = 2, seed: int = 0, sample: 
     rules = [("wrong, and for the longer", sure.where(said.eq("wrong") & long)), ("wrong, and for the shorter", sure.where(said.eq("wrong") & ~long)),
              ("right, against length", sure.where(said.eq("right") & ~long)), ("right", sure.where(said.eq("right")))]  # fmt: skip
     cards = []
-    for why, i in _only(table, sample, "id") if sample else choose(rules, each, seed):
+    for why, i in _only(table, sample, "id") if sample else choose(table.index, rules, each, seed):
         row = table.loc[i]
         names = [f"y{n + 1}{', chosen' if row['choice'] == n else ''}" for n in (0, 1)]
         texts = [text(name, words, facts[row["id"]]) for name, words in zip(names, row["responses"], strict=True)]
@@ -205,9 +205,8 @@ def answers(run: Run, iteration: int, *, each: int = 2, seed: int = 0, sample: s
             change = now["correct"].astype(float) - table["correct"].reindex(now.index).astype(float)
             than = {"base": "the base", "before": "the policy before"}[name]
             rules += [(f"gained against {than}", change), (f"lost against {than}", -change)]
-    rules = rules or [("first", pd.Series(0.0, index=now.index))]
     cards = []
-    for why, i in _only(now, sample, "id") if sample else choose(rules, each, seed):
+    for why, i in _only(now, sample, "id") if sample else choose(now.index, rules, each, seed):
         row = now.loc[i]
         texts = [text({"base": "base", "before": "the policy before"}[name], table.loc[i, "response"], facts[i]) for name, table in earlier.items()]
         texts.append(text("this policy", row["response"], facts[i]))
@@ -235,7 +234,21 @@ def heat_maps(run: Run, iteration: int) -> show.Html:
         made = plots.heat(clip.frames, clip.times, shown)
         parts.append(show.figure(run, iteration, f"look_{number + 1}", made, pd.DataFrame(cells),
                                  f"{sample}: |gradient times input| of the verdict's log-odds, by part of the picture. {said}."))  # fmt: skip
+    if control := _beaten(rows):
+        parts.insert(0, show.note(control))
     return show.row(*parts, wide=True) if parts else show.note("No heat maps: look.examples is 0, nothing was judged, or the policy is gone.")
+
+
+def _beaten(rows: pd.DataFrame) -> str:
+    """Whether the maps mean something, over all examples, in a sentence."""
+    if rows.empty:
+        return ""
+    odds, told = {(row["id"], row["judged"]): row["log_odds"] for _, row in rows.iterrows()}, []
+    for name in ("with its description", "without"):
+        pairs = [(odds[row["id"], name], row) for _, row in rows[rows["judged"] == f"{name}, blanked"].iterrows()]
+        better = sum(abs(row["log_odds"] - was) > np.abs(np.array(row["random_log_odds"]) - was).max() for was, row in pairs)
+        told += [f"{name} in {better} of {len(pairs)}"] if pairs else []
+    return f"Blanking the hottest tenth moved the verdict more than each of the random blankings {', '.join(told)} pairs."
 
 
 def _control(found: pd.DataFrame, name: str) -> str:

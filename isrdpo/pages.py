@@ -7,15 +7,16 @@ import os
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
-
-import pandas as pd
 
 from isrdpo import records
 from isrdpo.folders import RunError, shown
 from isrdpo.keys import NOTEBOOKS, STAGES
 from isrdpo.runs import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data: 'self' file:; media-src 'self' file:"
 
@@ -68,7 +69,7 @@ def index(run: Run, state: str = "") -> Path:
     html = show.render(
         "index.html.j2", policy=POLICY, name=run.folder.name, created=made["created"], command=made["command"], model=_model(run),
         trained=sum(stage == "train" for stage, _ in done), iterations=settings.iterations, seed=settings.seed, context=settings.respond.context,
-        samples=_count(found, "data", "samples"), questions=_count(found, "evaluate", "total"), outcome=report.outcome(run, table), panels=panels, spent=spent,
+        samples=_count(found, "respond"), questions=_count(found, "evaluate"), outcome=report.outcome(run, table), panels=panels, spent=spent,
         state=state or f"{len(done)} of {1 + len(STAGES) * settings.iterations} stages are done.", running=bool(state), numbers=show.table(report.figures(table, report.SHOWN), "Figures by iteration, with 95 % intervals"),
         left=show.table(report.left_out(found), "Samples left out, by reason"), grid=[entry for entry in grid if entry[1]],
         warnings=[f"{m['stage']}, iteration {m['iteration']}: {w}" for m in found for w in m["warnings"]],
@@ -80,7 +81,7 @@ def index(run: Run, state: str = "") -> Path:
     return target
 
 
-def _panel(run: Run, name: str, made: Any, data: pd.DataFrame, caption: str) -> Any:
+def _panel(run: Run, name: str, made: Any, data: "pd.DataFrame", caption: str) -> Any:
     from isrdpo import show
 
     show.save(run.folder / "figures", name, made, data)
@@ -91,9 +92,9 @@ def _link(run: Run, path: Path) -> str:
     return path.relative_to(run.folder).as_posix()
 
 
-def _count(found: list[dict], stage: str, name: str) -> int:
-    """A count of the first marker of a stage; 0 where there is none."""
-    return next((m["counts"].get(name, m["total"]) for m in found if m["stage"] == stage), 0)
+def _count(found: list[dict], stage: str) -> int:
+    """How many samples a stage had, by its first marker; 0 where there is none."""
+    return next((m["total"] for m in found if m["stage"] == stage), 0)
 
 
 def _model(run: Run) -> str:
@@ -103,6 +104,8 @@ def _model(run: Run) -> str:
 
 
 def _provenance(made: dict) -> Any:
+    import pandas as pd
+
     from isrdpo import show
 
     rows = {k: v for k, v in made.items() if k not in ("packages", "later")} | {f"version of {k}": v for k, v in made["packages"].items() if v}

@@ -207,7 +207,8 @@ def by_kind(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def claim_kinds(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """False claims among the checkable ones by kind of claim and policy (`object`: one that is not there), as `by_kind`."""
+    """False claims among the checkable ones by kind of claim and policy, as `by_kind`; without objects that are not there, which are always
+    false (`absent_objects` counts them)."""
     rows = []
     for what, table in tables.items():
         counted: dict[str, list[int]] = {}
@@ -215,10 +216,16 @@ def claim_kinds(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
             for kind, (true, false) in (truth or {"by_kind": {}})["by_kind"].items():
                 pair = counted.setdefault(kind, [0, 0])
                 pair[0], pair[1] = pair[0] + true, pair[1] + false
-        for kind, (true, false) in sorted(counted.items()):
+        for kind, (true, false) in sorted((kind, pair) for kind, pair in counted.items() if kind != "object"):
             low, high = metrics.wilson(false, true + false)
             rows.append({"measure": kind, "what": what, "n": true + false, "share": false / (true + false), "share_low": low, "share_high": high})
     return pd.DataFrame(rows, columns=["measure", "what", "n", "share", "share_low", "share_high"])
+
+
+def absent_objects(tables: dict[str, pd.DataFrame]) -> str:
+    """How often answers speak of objects that are not there, for a caption."""
+    known = {what: [t["by_kind"].get("object", [0, 0])[1] for t in table["truth"] if t is not None] for what, table in tables.items()}
+    return ", ".join(f"{what} {sum(found) / len(found):.2f}" for what, found in known.items() if found)
 
 
 def training_outcome(steps: pd.DataFrame) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+SMALL = ("iterations=2", "data.samples=48", "data.questions=48", "data.fixed_pairs=16")
 PRESET = Path(__file__).parent.parent / "params" / "toybox.yaml"
 
 
@@ -45,6 +46,17 @@ def make_run(random_base: Path, tmp_path: Path) -> Callable:
         return Run.create(params.load(PRESET, [*small, *overrides]))
 
     return made
+
+
+@pytest.fixture(scope="session")
+def small_loop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The product's own loop on the shipped base, small: two iterations by `isrdpo run`, with every page. Slow: minutes."""
+    folder = tmp_path_factory.mktemp("outputs") / "loop"
+    command = [sys.executable, "-m", "isrdpo.launch", "run", str(PRESET), f"run={folder}", *SMALL]
+    made = subprocess.run(command, capture_output=True, text=True, cwd=PRESET.parent.parent, check=False)  # noqa: S603
+    assert made.returncode == 0, made.stdout + made.stderr
+    (folder / "terminal.txt").write_text(made.stdout)
+    return folder
 
 
 @pytest.fixture

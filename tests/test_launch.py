@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from isrdpo import keys, launch, pages, params, records
+from isrdpo import keys, launch, notebooks, pages, params, records
 from isrdpo.runs import Run
 
 ROOT = Path(__file__).parent.parent
@@ -56,8 +56,9 @@ def finished_run(folder: Path) -> Run:
     """Markers and pages of a one-iteration run, without what is behind them."""
     run = Run.create(params.load(PRESET, [f"run={folder}", "iterations=1"]))
     for name, t in [("data", 0), *launch.plan(1)]:
-        with run.stage(name, t):
-            pass
+        for begun in (name, "look") if name == "judge" else (name,):
+            with run.stage(begun, t):
+                pass
         for path in (pages.executed(run, name, t), pages.page_of(run, name, t)):
             records.write_text(path, "x")
     columns = dict.fromkeys(("iteration", *launch.SUMMARY), "") | {"iteration": 0, "accuracy": 0.51234, "seconds": 12.5}
@@ -82,18 +83,20 @@ def test_a_finished_run_changes_nothing_and_loads_nothing_heavy(tmp_path: Path) 
 
 def test_what_is_missing(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "run")
-    assert not any(pages.missing(run, *step) for step in launch.plan(1)) and pages.indexed(run)
+    assert not any(notebooks.missing(run, *step) for step in launch.plan(1)) and pages.indexed(run)
     pages.page_of(run, "judge", 1).unlink()
-    assert [step for step in launch.plan(1) if pages.missing(run, *step)] == [("judge", 1)]
+    assert [step for step in launch.plan(1) if notebooks.missing(run, *step)] == [("judge", 1)]
     os.utime(pages.page_of(run, "train", 1), ns=(1, 1))
-    assert pages.missing(run, "train", 1), "a page older than its stage shows other rows"
+    assert notebooks.missing(run, "train", 1), "a page older than its stage shows other rows"
+    run.marker("look", 1).unlink()
+    assert notebooks.missing(run, "judge", 1), "the page of notebook 03 shows what look leaves, too"
     later = time.time_ns() + 10**9
     os.utime(run.marker("train", 1), ns=(later, later))
     assert not pages.indexed(run)
     run.override("evaluate", {"batch_size": 1})
-    assert not pages.missing(run, "evaluate", 1)
+    assert not notebooks.missing(run, "evaluate", 1)
     run.update(run.params.override("evaluate", {"max_new_tokens": 5}), redo=True)
-    assert pages.missing(run, "evaluate", 1) and pages.missing(run, "evaluate", 0)
+    assert notebooks.missing(run, "evaluate", 1) and notebooks.missing(run, "evaluate", 0)
 
 
 def test_key_value_may_stand_anywhere(tmp_path: Path) -> None:

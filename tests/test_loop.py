@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import SMALL
 
 from isrdpo import records
 from isrdpo.toybox import world
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
-SMALL = ["iterations=2", "data.samples=48", "data.questions=48", "data.fixed_pairs=16"]
 
 
 def isrdpo(*arguments: str | Path) -> subprocess.CompletedProcess:
@@ -22,17 +22,12 @@ def isrdpo(*arguments: str | Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)  # noqa: S603
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("outputs") / "loop"
-    made = isrdpo("run", "params/toybox.yaml", f"run={folder}", *SMALL)
-    assert made.returncode == 0, made.stdout + made.stderr
-    assert "report.html" in made.stdout and "accuracy" in made.stdout
-    return folder
-
-
-def test_two_iterations_leave_every_page_and_number(finished: Path) -> None:
-    table = pd.read_csv(finished / "summary.csv")
+def test_two_iterations_leave_every_page_and_number(small_loop: Path) -> None:
+    told = (small_loop / "terminal.txt").read_text()
+    assert "report.html" in told and "accuracy" in told
+    lines = [line for line in told.splitlines() if line.startswith("[")]
+    assert len(lines) == 11 and all("left in all" in line for line in lines[5:10]), told  # once every stage was seen, how long the rest takes
+    table = pd.read_csv(small_loop / "summary.csv")
     assert table["iteration"].tolist() == [0, 1, 2]
     later = table[table["iteration"] > 0]
     for name in ("accuracy", "hallucination", "response_words"):
@@ -40,25 +35,25 @@ def test_two_iterations_leave_every_page_and_number(finished: Path) -> None:
     assert later["kept_share"].notna().all() and table["prefers_longer"].isna().tolist() == [True, False, False]
     trained = later.dropna(subset=["dpo_loss_first"])
     assert trained["dpo_loss_first"].to_numpy() == pytest.approx(0.693147, abs=1e-4)
-    pages = sorted(str(p.relative_to(finished)) for p in finished.glob("iter_*/reports/*.html"))
+    pages = sorted(str(p.relative_to(small_loop)) for p in small_loop.glob("iter_*/reports/*.html"))
     assert len(pages) == 11
-    assert all("site-packages" not in (finished / p).read_text() for p in pages)  # a library's warning, with a path of this machine
-    index = (finished / "report.html").read_text()
+    assert all("site-packages" not in (small_loop / p).read_text() for p in pages)  # a library's warning, with a path of this machine
+    index = (small_loop / "report.html").read_text()
     assert all(page in index for page in pages) and "<script src=" not in index
-    figures = {p.with_suffix("").name for p in finished.glob("iter_*/figures/*.png")}
-    assert figures and figures == {p.with_suffix("").name for p in finished.glob("iter_*/figures/*.csv")}
+    figures = {p.with_suffix("").name for p in small_loop.glob("iter_*/figures/*.png")}
+    assert figures and figures == {p.with_suffix("").name for p in small_loop.glob("iter_*/figures/*.csv")}
 
 
-def test_again_nothing_changes_and_it_takes_seconds(finished: Path) -> None:
-    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in finished.rglob("*") if p.suffix in (".jsonl", ".csv", ".html", ".ipynb")}
+def test_again_nothing_changes_and_it_takes_seconds(small_loop: Path) -> None:
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in small_loop.rglob("*") if p.suffix in (".jsonl", ".csv", ".html", ".ipynb")}
     began = time.monotonic()
-    assert isrdpo("run", "params/toybox.yaml", f"run={finished}", *SMALL).returncode == 0
+    assert isrdpo("run", "params/toybox.yaml", f"run={small_loop}", *SMALL).returncode == 0
     assert time.monotonic() - began < 20
     assert before == {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in before}
 
 
-def test_changed_parameters_are_refused_by_name(finished: Path) -> None:
-    made = isrdpo("run", "params/toybox.yaml", f"run={finished}", *SMALL, "respond.temperature=0.5")
+def test_changed_parameters_are_refused_by_name(small_loop: Path) -> None:
+    made = isrdpo("run", "params/toybox.yaml", f"run={small_loop}", *SMALL, "respond.temperature=0.5")
     assert made.returncode == 1 and "respond.temperature" in made.stderr and "Traceback" not in made.stderr
 
 

@@ -136,10 +136,12 @@ LAYERS = [
     {"runs", "video", "hound_model", "toybox"},
     {"hound"},
     {"vlmm", "dpo"},
-    {"data", "respond", "judge", "train", "evaluate"},
-    {"plots"},
+    {"data", "respond", "judge", "look", "train", "evaluate"},
+    {"plots", "show"},
     {"report", "checks"},
+    {"gallery"},
     {"pages"},
+    {"notebooks"},
     {"launch"},
     {"__main__"},
 ]
@@ -164,7 +166,7 @@ def test_stages_never_import_each_other(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["params", "records", "runs", "keys", "folders", "provenance", "metrics", "prompts", "strict_yaml", "launch", "pages",
-                                  "data", "respond", "judge", "train", "evaluate", "verdicts", "checks", "report", "plots"])  # fmt: skip
+                                  "data", "respond", "judge", "train", "evaluate", "verdicts", "checks", "look", "report", "plots", "show", "gallery", "notebooks"])  # fmt: skip
 def test_light_modules_load_nothing_heavy(name: str) -> None:
     code = f"import isrdpo.{name}, sys; print(sorted({{'torch', 'transformers', 'trl', 'decord', 'openai', 'datasets', 'papermill'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
