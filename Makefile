@@ -51,7 +51,7 @@ test-all:
 	@$(MAKE) --no-print-directory test TIER=full
 
 lab: $(READY)
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
 
 lint: $(READY)
 	$(BIN)/python -m ruff check isrdpo tests notebooks
