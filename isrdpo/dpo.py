@@ -78,7 +78,9 @@ class VideoPreferenceCollator(DataCollatorForPreference):
 
 
 class VideoDPOTrainer(DPOTrainer):
-    """DPOTrainer whose batches carry `video` and words; the dataset is tokenized already (see `row`)."""
+    """DPOTrainer whose batches carry `video` and words; the dataset is tokenized already (see `row`). `length_alpha`: R-DPO's margin."""
+
+    length_alpha: float | None = None
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
         return dataset
@@ -87,7 +89,21 @@ class VideoDPOTrainer(DPOTrainer):
         metrics = self._metrics["train" if self.model.training else "eval"]
         for name in ("chosen_words", "rejected_words"):
             metrics[name].append(self.accelerator.gather(inputs[name]).mean().item())
+        if self.length_alpha:
+            inputs, margin = self._with_margin(inputs)
+            metrics["length_margin"].append(self.accelerator.gather(margin).mean().item())
         return super().compute_loss(model, _model_inputs(inputs), *args, **kwargs)
+
+    def _with_margin(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], Tensor]:
+        """The batch with reference log-probabilities in it from which length_alpha / beta a token is taken, and the margin float [B]. The
+        loss is then -log sigmoid(beta * (log-ratios' difference) + length_alpha * (|y_w| - |y_l|)): R-DPO (arXiv:2403.19159)
+        and iLR-DPO (arXiv:2406.11817), which is DPO against a reference that likes each token exp(-length_alpha / beta) as much."""
+        chosen, rejected = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
+        long, short = inputs["completion_mask"].sum(1).chunk(2)
+        price = self.length_alpha / self.beta
+        self.precompute_ref_logps = True  # TRL takes them from the batch then
+        references = {"ref_chosen_logps": chosen - price * long, "ref_rejected_logps": rejected - price * short}
+        return {**inputs, **references}, self.length_alpha * (long - short).float()
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         return super().compute_ref_log_probs(model, _model_inputs(inputs))
@@ -137,6 +153,7 @@ def trainer(
             processing_class=processor.tokenizer,
             peft_config=adapter if lora else None,
         )
+    made.length_alpha = settings.length_alpha
     made.remove_callback(PrinterCallback)
     return made
 
@@ -237,10 +254,10 @@ class Watch(TrainerCallback):
 
 def check(step: int, logs: dict[str, float], loss_types: list[str]) -> None:
     """Raises TrainError unless the losses are finite and the first one, before any update, is that of equal models."""
-    loss, margin = logs["loss"], logs["rewards/margins"]
+    loss, margin = logs["loss"], logs["rewards/margins"] - logs.get("length_margin", 0.0)
     if not math.isfinite(loss) or not math.isfinite(logs.get("grad_norm", 0.0)):
         raise TrainError(f"step {step}: loss {loss}, gradient norm {logs.get('grad_norm')}; lower train.learning_rate")
-    wanted = FIRST_LOSS.get(loss_types[0], loss) if len(loss_types) == 1 else loss
+    wanted = FIRST_LOSS.get(loss_types[0], loss) if len(loss_types) == 1 and "length_margin" not in logs else loss
     if step == 1 and (abs(loss - wanted) > TOLERANCE or abs(margin) > 2 * TOLERANCE):
         raise TrainError(
             f"first loss {loss:.6f} with margin {margin:.6f}, not {wanted:.6f} with 0: policy and reference differ "

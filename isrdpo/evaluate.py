@@ -79,9 +79,7 @@ def describe(stage: Stage, model: "VideoModel", fixed: list[records.FixedPair], 
 
 def judge_fixed(stage: Stage, model: "VideoModel", fixed: list[records.FixedPair], contexts: dict[str, str], root: Path) -> list[dict]:
     """Every call on the fixed pairs; rows are Judgments with `with_context`. Always asked of the policy, by score or generation."""
-    size, asked = stage.params.evaluate.batch_size, stage.params
-    if asked.judge.method == "truth":
-        asked = asked.override("judge", {"method": "score"})
+    size, asked = stage.params.evaluate.batch_size, verdicts.own(stage.params)
     log, cut = stage.log("fixed_judgments.jsonl", dict, size), batches(fixed, size)
     for batch in progress(cut[log.done :], len(cut) - log.done, f"iteration {stage.t}: judge fixed pairs"):
         videos, rows = model.encode([video.resolve(root, p.video) for p in batch]), []

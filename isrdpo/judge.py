@@ -7,7 +7,7 @@ which is better, in both orders by default; what the orders do not agree on, tie
 from collections import Counter
 
 from isrdpo import records, verdicts, video
-from isrdpo.runs import Run, RunError, Stage, progress, stage_main
+from isrdpo.runs import Run, RunError, Stage, draw_seed, progress, stage_main
 
 
 def run(run: Run, iteration: int) -> None:
@@ -19,7 +19,11 @@ def run(run: Run, iteration: int) -> None:
         stage.total = len(answered)
         usable = [r for r in answered if all(text.strip() for text in r.responses) and (r.context is None or r.context.strip())]
         differing = [r for r in usable if r.responses[0].strip() != r.responses[1].strip()]
-        calls = by_truth(stage, samples, differing) if stage.params.judge.method == "truth" else by_policy(stage, run, samples, differing)
+        method = stage.params.judge.method
+        if method in ("truth", "random"):
+            calls = by_truth(stage, samples, differing) if method == "truth" else by_coin(stage, differing)
+        else:
+            calls = by_policy(stage, run, samples, differing)
         keep(stage, samples, differing, calls)
         stage.count("empty", len(answered) - len(usable))
         stage.count("ties", len(usable) - len(differing))
@@ -60,6 +64,14 @@ def by_truth(stage: Stage, samples: dict[str, records.Sample], rows: list[record
     return grouped(calls)
 
 
+def by_coin(stage: Stage, rows: list[records.Responses]) -> dict[str, list[records.Judgment]]:
+    """Verdicts that know nothing: what training on any pair of its own does to a policy."""
+    tossed = [draw_seed(stage.params.seed, stage.t, row.id, "coin") & 1 for row in rows]
+    calls = [records.Judgment(row.id, 0, choice, "coin", None) for row, choice in zip(rows, tossed, strict=True)]
+    records.write(stage.path("judgments.jsonl"), calls)
+    return grouped(calls)
+
+
 def grouped(calls: list[records.Judgment]) -> dict[str, list[records.Judgment]]:
     found: dict[str, list[records.Judgment]] = {}
     for call in calls:
@@ -69,7 +81,7 @@ def grouped(calls: list[records.Judgment]) -> dict[str, list[records.Judgment]]:
 
 def keep(stage: Stage, samples: dict[str, records.Sample], rows: list[records.Responses], calls: dict[str, list[records.Judgment]]) -> None:
     """Decisive verdicts become preferences; the rest is counted by reason."""
-    kept, reasons = [], Counter(kept=0, disagreement=0, unparsed=0, weak=0, undecided=0)
+    kept, reasons = [], Counter(kept=0, disagreement=0, unparsed=0, weak=0, undecided=0, unbalanced=0)
     for row in rows:
         mine = calls.get(row.id, [])
         choice, reason = verdicts.decide(mine, stage.params.judge.min_margin) if mine else (None, "undecided")
@@ -79,9 +91,26 @@ def keep(stage: Stage, samples: dict[str, records.Sample], rows: list[records.Re
             kept.append(records.Preference(row.id, sample.video, sample.question, text[choice], text[1 - choice], verdicts.margin(mine)))
         elif reason == "unparsed":
             stage.bad(row.id, "unparsed verdict", next(c.reply for c in mine if c.choice is None)[:200])
+    if stage.params.judge.balance_lengths:
+        balanced = balance(kept)
+        reasons["unbalanced"], reasons["kept"] = len(kept) - len(balanced), len(balanced)
+        kept = balanced
     records.write(stage.path("preferences.jsonl"), kept)
     for reason, n in reasons.items():
         stage.count(reason, n)
+
+
+def balance(pairs: list[records.Preference]) -> list[records.Preference]:
+    """As many pairs whose chosen has more words as pairs whose chosen has fewer: of the more numerous kind the weakest verdicts go (without
+    margins the last ones). Pairs of equal length stay."""
+    kinds: dict[int, list[records.Preference]] = {1: [], -1: []}
+    for pair in pairs:
+        longer = len(pair.chosen.split()) - len(pair.rejected.split())
+        if longer:
+            kinds[1 if longer > 0 else -1].append(pair)
+    few = min(map(len, kinds.values()))
+    gone = {pair.id for kind in kinds.values() for pair in sorted(kind, key=lambda pair: -(pair.margin or 0.0))[few:]}
+    return [pair for pair in pairs if pair.id not in gone]
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def depends(params: Params, stage: str, t: int | None = None) -> dict[str, Any]:
         away = {name for name in flat if name.startswith("toybox.")} if params.data.path != "toybox" else set()
         away |= set() if t is None else TRAINING_DATA if t == 0 else HELD_OUT_DATA
         flat = {name: value for name, value in flat.items() if name not in away}
-    if flat.get("judge.method") == "truth" and stage == "evaluate":
+    if flat.get("judge.method") in ("truth", "random") and stage == "evaluate":
         flat["judge.method"] = "score"  # the policy's own verdicts are what is evaluated, whoever judges the loop
     return flat
 

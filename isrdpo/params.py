@@ -89,10 +89,11 @@ class Respond:
 
 @dataclass(frozen=True)
 class Judge:
-    method: Literal["generate", "score", "truth"]
+    method: Literal["generate", "score", "truth", "random"]
     orders: Literal[1, 2]
     max_new_tokens: int
     min_margin: float
+    balance_lengths: bool
     batch_size: int
 
 
@@ -120,6 +121,7 @@ class Train:
         "apo_down", "discopop", "sigmoid_norm",
     ]  # fmt: skip
     ld_alpha: float | None
+    length_alpha: float | None
     gradient_checkpointing: bool
     lora_r: int
     lora_alpha: int
@@ -332,6 +334,8 @@ def _rules(made: Params) -> Iterator[str]:
             yield f"prompts.{name}: its slots are {has}; they must be {sorted(slots) or 'none'}"
     if made.judge.min_margin and made.judge.method == "generate":
         yield "judge.min_margin: a generated verdict has no margin; set judge.method=score, or leave it 0"
+    if made.train.length_alpha and (made.train.loss_type != "sigmoid" or made.train.ld_alpha is not None):
+        yield "train.length_alpha: R-DPO's margin goes with loss_type=sigmoid and ld_alpha=null; leave the others as they are, or this null"
     if made.judge.method == "truth" and made.data.path not in ("toybox", None):
         yield "judge.method: truth needs known facts, which only data.path=toybox has; give generate or score"
     yield from _data_rules(made.data)

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 TOO_LONG = "(not asked: description and responses are longer than the model's positions)"
 
+
+def own(params: Params) -> Params:
+    """The parameters under which a policy is asked for its own verdicts, whoever judges the loop."""
+    return params.override("judge", {"method": "score"}) if params.judge.method in ("truth", "random") else params
+
+
 def ask(
     model: "VideoModel", params: Params, ids: Sequence[str], videos: "list[Tensor]", questions: Sequence[str],
     pairs: Sequence[list[str]], contexts: Sequence[str | None],

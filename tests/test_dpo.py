@@ -73,7 +73,7 @@ def settings(**changes: Any) -> Train:
     plain = {
         "method": "full", "beta": 0.1, "learning_rate": 1e-3, "epochs": 1, "batch_size": 4, "gradient_accumulation": 1,
         "schedule": "linear", "warmup_ratio": 0.0, "weight_decay": 0.0, "max_grad_norm": 1.0, "max_length": 2048,
-        "loss_type": "sigmoid", "ld_alpha": None, "gradient_checkpointing": False, "lora_r": 4, "lora_alpha": 8,
+        "loss_type": "sigmoid", "ld_alpha": None, "length_alpha": None, "gradient_checkpointing": False, "lora_r": 4, "lora_alpha": 8,
         "lora_dropout": 0.05, "save_steps": 50, "report_to": "none",
     }  # fmt: skip
     return Train(**(plain | changes))
@@ -124,6 +124,42 @@ def test_log_probs_and_loss_equal_a_computation_by_hand(tmp_path: Path) -> None:
     loss = trainer.compute_loss(trainer.model, batch)
     assert loss.item() == pytest.approx(-F.logsigmoid(0.3 * (margins[0] - margins[1])).mean().item(), abs=1e-4)
     assert all(torch.equal(value, reference[name]) for name, value in trainer.ref_model.state_dict().items())
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_length_margin_inside_the_sigmoid(tmp_path: Path, method: str) -> None:
+    """R-DPO: -log sigmoid(beta * difference of log-ratios + alpha * (|y_w| - |y_l|)), lengths in tokens with EOS."""
+    rows = [dpo.row(preference, PROCESSOR) for preference in preferences(5)]
+    plain, priced = (make_trainer(tmp_path / name, rows=rows, beta=0.3, method=method, lora_dropout=0.0, length_alpha=alpha) for name, alpha in (("plain", None), ("priced", 0.05)))
+    for trainer in (plain, priced):
+        for parameter in filter(lambda parameter: parameter.requires_grad, trainer.model.parameters()):
+            parameter.data += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    batch = batch_of(plain)
+    with torch.no_grad():
+        plain.compute_loss(plain.model, batch)
+        priced.compute_loss(priced.model, batch)
+    lengths = torch.tensor([[len(row["chosen_ids"]), len(row["rejected_ids"])] for row in plain.train_dataset]).float()
+    margin = 0.05 * (lengths[:, 0] - lengths[:, 1])
+    assert abs(margin.mean()) > 0.01
+    found, wanted = priced._metrics["train"], plain._metrics["train"]
+    assert found["length_margin"][-1] == pytest.approx(margin.mean().item(), abs=1e-6)
+    assert found["rewards/margins"][-1] - wanted["rewards/margins"][-1] == pytest.approx(margin.mean().item(), abs=1e-4)
+    assert found["logps/chosen"][-1] == pytest.approx(wanted["logps/chosen"][-1], abs=1e-4), "the policy's are not touched"
+
+
+def test_the_loss_of_a_length_margin_by_hand(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, beta=0.3, length_alpha=0.05)
+    lengths = torch.tensor([[len(row["chosen_ids"]), len(row["rejected_ids"])] for row in trainer.train_dataset]).float()
+    with torch.no_grad():
+        loss = trainer.compute_loss(trainer.model, batch_of(trainer))  # equal models: the margin alone
+    assert loss.item() == pytest.approx(-F.logsigmoid(0.05 * (lengths[:, 0] - lengths[:, 1])).mean().item(), abs=1e-5)
+
+
+def test_a_length_margin_trains_and_is_checked(tmp_path: Path) -> None:
+    log = dpo.fit(make_trainer(tmp_path, length_alpha=0.05), "key")
+    assert abs(log[0]["rewards/margins"] - log[0]["length_margin"]) < 1e-3
+    with pytest.raises(dpo.TrainError, match="policy and reference differ"):
+        dpo.check(1, {"loss": 0.7, "rewards/margins": 0.5, "length_margin": 0.1}, ["sigmoid"])
 
 
 def test_chosen_and_rejected_see_the_same_video_and_it_is_their_own(tmp_path: Path) -> None:

@@ -103,3 +103,31 @@ def test_the_margin_is_the_mean_log_odds() -> None:
     calls = [records.Judgment("x", 0, 0, "", [-1.0, -2.0]), records.Judgment("x", 1, 0, "", [-0.5, -2.5])]
     assert verdicts.margin(calls) == 1.5 and verdicts.margin([records.Judgment("x", 0, 0, "", None)]) is None
     assert verdicts.decide(calls, 1.5) == (0, "kept") and verdicts.decide(calls, 1.51) == (None, "weak")
+
+
+def pair(number: int, longer: int, margin: float | None) -> records.Preference:
+    return records.Preference(str(number), "v", "q", "a " * (5 + longer), "a " * 5, margin)
+
+
+def test_balanced_lengths_lose_the_weakest_of_the_more_numerous() -> None:
+    pairs = [pair(0, 3, 0.5), pair(1, 3, 2.0), pair(2, -2, 0.1), pair(3, 0, 0.0), pair(4, 1, 1.0)]
+    assert [p.id for p in judge.balance(pairs)] == ["1", "2", "3"]
+    assert [p.id for p in judge.balance([pair(n, 2, None) for n in range(3)] + [pair(9, -1, None)])] == ["0", "9"]
+    assert judge.balance([pair(0, 2, 1.0)]) == [] and judge.balance([]) == []
+
+
+def test_balanced_pairs_are_counted(responded: Callable) -> None:
+    run = responded("balanced", "judge.orders=1", "judge.balance_lengths=true")
+    judge.run(run, 1)
+    counts, kept = run.done("judge", 1)["counts"], preferences(run)
+    longer = [len(p.chosen.split()) - len(p.rejected.split()) for p in kept]
+    assert sum(x > 0 for x in longer) == sum(x < 0 for x in longer) and counts["kept"] == len(kept) and counts["unbalanced"] > 0
+    assert sum(counts.values()) == 10
+
+
+def test_a_coin_knows_nothing_and_asks_nobody(responded: Callable) -> None:
+    one, again, other = (responded(name, "judge.method=random", *more) for name, more in (("one", []), ("again", []), ("other", ["seed=5"])))
+    for run in (one, again, other):
+        judge.run(run, 1)
+    assert [c.choice for c in judgments(one)] == [c.choice for c in judgments(again)] and {c.choice for c in judgments(one)} == {0, 1}
+    assert one.done("judge", 1)["counts"]["kept"] == len(judgments(one)) and [c.choice for c in judgments(one)] != [c.choice for c in judgments(other)]
