@@ -1,4 +1,4 @@
-# make demo | test | test-all | lab | lint | lock | clean. Whatever needs .venv sets it up first, once (uv, from requirements.lock).
+# make demo | study | test | test-all | lab | lint | lock | clean. Whatever needs .venv sets it up first, once (uv, from requirements.lock).
 #   UV_TORCH_BACKEND=cpu make demo     a machine without a GPU: torch from the CPU index, none of CUDA's libraries
 #   PYTHON=python3.12 make demo        another interpreter (3.11 to 3.14)
 SHELL := /bin/bash
@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
 
-.PHONY: setup demo test test-all lab lint lock clean
+.PHONY: setup demo study test test-all lab lint lock clean
 setup: $(READY)
 
 # uv comes by pip: in an environment of its own or, where Debian's python3-venv is missing, in a folder (PEP 668 allows both).
@@ -36,6 +36,10 @@ endif
 
 demo: $(READY)
 	@$(BIN)/isrdpo run params/toybox.yaml
+
+# Arms x seeds, then the comparison: make study SEEDS=2 ITERATIONS=2 is a small one.
+study: $(READY)
+	@$(BIN)/isrdpo study params/study.yaml $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ITERATIONS),iterations=$(ITERATIONS))
 
 # The fast tier; TIER=full adds lint and the tests marked slow (whole loops, the recipe's first steps).
 test: $(READY)

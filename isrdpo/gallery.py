@@ -73,8 +73,9 @@ def picture(frame: np.ndarray) -> str:
     return f"data:image/{form};base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-def clip(run: Run, name: str) -> dict[str, Any]:
-    """A clip for a card: `href` to play it (or None), `strip` of (picture, seconds), and a `note` where something is not at hand."""
+def clip(run: Run, name: str, page: Path | None = None) -> dict[str, Any]:
+    """A clip for a card: `href` to play it (or None), `strip` of (picture, seconds), and a `note` where something is not at hand. `page`: the folder
+    that links count from (None: a page of an iteration)."""
     try:
         path = video.resolve(run.video_root(), name)
         strip = frames(run, path)
@@ -83,7 +84,7 @@ def clip(run: Run, name: str) -> dict[str, Any]:
     pictures = [(picture(frame), f"{time:.1f} s") for frame, time in zip(strip.frames, strip.times, strict=True)]
     if path.is_dir() or path.suffix.lower() not in PLAYED:
         return {"name": name, "href": None, "strip": pictures, "note": "a folder of frames" if path.is_dir() else f"browsers do not play {path.suffix}"}
-    return {"name": name, "href": show.href(run, _linked(run, path, name)), "strip": pictures, "note": ""}
+    return {"name": name, "href": show.href(page or run.iteration(1) / "reports", _linked(run, path, name)), "strip": pictures, "note": ""}
 
 
 def _linked(run: Run, path: Path, name: str) -> Path:
@@ -193,7 +194,7 @@ def verdicts(run: Run, iteration: int, *, each: int = 2, seed: int = 0, sample: 
     return _cards(cards, f"Chosen: up to {each} of each kind where the judge was surest, then {each} at random (seed {seed}).")
 
 
-def answers(run: Run, iteration: int, *, each: int = 2, seed: int = 0, sample: str | None = None) -> show.Html:
+def answers(run: Run, iteration: int, *, each: int = 2, seed: int = 0, sample: str | None = None, page: Path | None = None) -> show.Html:
     """Questions that this policy answers rightly and an earlier one did not, and the other way round."""
     tables = report.compared(run, iteration)
     now = tables["now" if iteration else "base"].set_index("id", drop=False)
@@ -210,7 +211,7 @@ def answers(run: Run, iteration: int, *, each: int = 2, seed: int = 0, sample: s
         row = now.loc[i]
         texts = [text({"base": "base", "before": "the policy before"}[name], table.loc[i, "response"], facts[i]) for name, table in earlier.items()]
         texts.append(text("this policy", row["response"], facts[i]))
-        cards.append({"why": why, "title": i, "clip": clip(run, row["video"]), "question": row["question"], "texts": texts,
+        cards.append({"why": why, "title": i, "clip": clip(run, row["video"], page), "question": row["question"], "texts": texts,
                       "facts": f"Reference: {row['reference']}" if row["reference"] else ""})  # fmt: skip
     return _cards(cards, f"Chosen: the first {each} gained and lost against each earlier policy, then {each} at random (seed {seed}).")
 

@@ -58,7 +58,16 @@ def parser() -> argparse.ArgumentParser:
         added.add_argument("preset", metavar="PARAMS", help="a preset, such as params/toybox.yaml")
         added.add_argument("overrides", nargs="*", metavar="key=value", help="such as respond.temperature=0.7")
         if added.prog.endswith("run"):
+            added.add_argument("--stages", action="store_true", help="only the stages, in this process: no notebooks, no pages of theirs")
             added.add_argument("--redo", action="store_true", help="where parameters changed, do again what was made under the old ones")
+    many = command(study, "run arms x seeds as a study file says, then compare them")
+    many.add_argument("file", metavar="STUDY", type=Path, help="such as params/study.yaml")
+    many.add_argument("overrides", nargs="*", metavar="key=value", help="for every run, such as iterations=2")
+    many.add_argument("--seeds", type=int, metavar="N", help="only the first N seeds of each arm")
+    many.add_argument("--redo", action="store_true", help="where parameters changed, do again what was made under the old ones")
+    side = command(compare, "compare runs: notebook 06 and its page")
+    side.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs, or a folder that holds runs")
+    side.add_argument("--to", type=Path, default=Path("outputs/comparison"), metavar="FOLDER", help="where the page goes")
     one = command(notebook, "execute one notebook of a run with papermill, and make its page")
     one.add_argument("name", metavar="NOTEBOOK", type=stage_of, help="such as 03_judging, 03 or judge")
     one.add_argument("overrides", nargs="*", metavar="key=value", help="its parameters, as `papermill --help-notebook` lists them")
@@ -100,6 +109,10 @@ def run(given: argparse.Namespace) -> None:
     with made.lock("launch."):
         steps = plan(made.params.iterations)
         todo = [(number, step) for number, step in enumerate(steps, 1) if notebooks.missing(made, *step)]
+        if given.stages:
+            todo = []
+            for name, t in steps:
+                importlib.import_module(f"isrdpo.{name}").run(made, t)
         if todo:
             made.note_machine()
         work(made, todo, len(steps))
@@ -137,6 +150,30 @@ def work(made: "runs.Run", todo: list[tuple[int, tuple[str, int]]], steps: int) 
         rest = watch.left([step for _, step in todo[place + 1 :]])
         told = f"about {notebooks.clock(rest)} left in all" if rest else ""
         print(f"{chr(13) if screen else ''}{label:<44}{notebooks.clock(watch.took[name]):>8}  {told:<40}".rstrip(), flush=True)
+
+
+def study(given: argparse.Namespace) -> None:
+    """Every run of a study, then results.csv, questions.csv and the comparison in its folder."""
+    from isrdpo import study as studies
+
+    path = preset_path(str(given.file))
+    wanted = studies.load(path, given.seeds, given.overrides)
+    wanted.folder.mkdir(parents=True, exist_ok=True)
+    with folders.locked(wanted.folder / ".lock"):
+        made = studies.go(wanted, given.redo)
+        side_by_side([run.folder for run in made], wanted.folder)
+
+
+def compare(given: argparse.Namespace) -> None:
+    from isrdpo import compare as comparison
+
+    side_by_side([run.folder for run in comparison.opened(given.runs)], folders.resolve(given.to))
+
+
+def side_by_side(made: list[Path], target: Path) -> None:
+    from isrdpo import notebooks
+
+    print(f"comparison: {notebooks.compare(made, target)}")
 
 
 def notebook(given: argparse.Namespace) -> None:

@@ -116,6 +116,20 @@ def execute(run: Run, stage: str, t: int, values: dict[str, Any] | None = None, 
     failed.unlink(missing_ok=True)
 
 
+def compare(runs: list[Path], target: Path) -> Path:
+    """Notebook 06 over runs: `<target>/06_comparison.ipynb`, its figures, and the page `<target>/comparison.html`. Raises NotebookFailed."""
+    root = folders.project_root()
+    source, made = root / "notebooks" / "06_comparison.ipynb", target / "06_comparison.ipynb"
+    target.mkdir(parents=True, exist_ok=True)
+    part = made.with_name("06_comparison.running.ipynb")
+    reason = _papermill(source, part, {"runs": [str(run) for run in runs], "out": str(target)}, root, target / "06_comparison.log", lambda: None)
+    if reason:
+        raise NotebookFailed(f"06_comparison: {reason}\nas far as it came: {folders.shown(part if part.exists() else target / '06_comparison.log')}")
+    os.replace(part, made)
+    links = [(os.path.relpath(run / "report.html", target), run.name) for run in runs if (run / "report.html").exists()]
+    return pages.convert(made, target / "comparison.html", f"comparison of {len(runs)} runs", links[:12])
+
+
 def _known(source: Path, values: dict[str, Any]) -> None:
     """Refuses a parameter that the notebook lacks: papermill only warns."""
     import papermill

@@ -31,20 +31,23 @@ def page_of(run: Run, stage: str, t: int) -> Path:
 
 def page(run: Run, stage: str, t: int) -> Path:
     """iter_NN/reports/<notebook>.html from the executed notebook, through nbconvert and the template in templates/page; code is folded."""
+    target, before = page_of(run, stage, t), page_of(run, stage, t - 1)
+    links = [("../../report.html", f"{run.folder.name}: all pages")]
+    links += [(os.path.relpath(before, target.parent), f"iteration {t - 1}")] if before.exists() else []
+    return convert(executed(run, stage, t), target, f"{NOTEBOOKS[stage]}, iteration {t} of {run.folder.name}", links, f"iteration {t}")
+
+
+def convert(notebook: Path, target: Path, title: str, links: list[tuple[str, str]] | None = None, where: str = "") -> Path:
+    """An executed notebook as an HTML page; `links`: (href, text) of its head."""
     import nbformat
     from nbconvert import HTMLExporter
 
     from isrdpo import show
 
-    before = page_of(run, stage, t - 1)
-    resources = {
-        "metadata": {"name": f"{NOTEBOOKS[stage]}, iteration {t} of {run.folder.name}"}, "style": show.style(), "policy": POLICY,
-        "run": run.folder.name, "iteration": t, "before": os.path.relpath(before, page_of(run, stage, t).parent) if before.exists() else "",
-    }  # fmt: skip
+    resources = {"metadata": {"name": title}, "style": show.style(), "policy": POLICY, "links": links or [], "where": where}
     exporter = HTMLExporter(template_name="page", extra_template_basedirs=[str(show.TEMPLATES)], sanitize_html=False, exclude_input_prompt=True,
                             exclude_output_prompt=True, exclude_anchor_links=True)  # fmt: skip
-    body, _ = exporter.from_notebook_node(nbformat.read(executed(run, stage, t), as_version=4), resources)
-    target = page_of(run, stage, t)
+    body, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4), resources)
     records.write_text(target, body)
     return target
 

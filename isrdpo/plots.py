@@ -77,6 +77,48 @@ def curves(summary: pd.DataFrame) -> Figure:
     return made
 
 
+def arms(rows: pd.DataFrame, name: str, label: str, top: float | None = None) -> Figure:
+    """A line an arm over `iteration`, with its interval; columns arm, iteration, `name`, `name`_low, `name`_high."""
+    made, axis = panel(4.4, 3.2)
+    found = list(dict.fromkeys(rows["arm"]))
+    for number, arm in enumerate(found):
+        part = rows[rows["arm"] == arm].sort_values("iteration")
+        at = part["iteration"] + 0.06 * (number - (len(found) - 1) / 2)
+        color, style = arm_style(arm)
+        known = part[f"{name}_low"].notna()
+        axis.plot(at, part[name].astype(float), color=color, linestyle=style, marker=MARKERS[number % len(MARKERS)], markersize=4, label=arm)
+        axis.errorbar(at[known], part.loc[known, name].astype(float), yerr=_interval(part[known], name), color=color, linestyle="", capsize=2, linewidth=1)
+    axis.set(xlabel="iteration", ylabel=label)
+    axis.set_ylim(0, top and 1.04 * top)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(rows):
+        axis.legend(frameon=False, fontsize=7, loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=3)
+    return made
+
+
+def arm_style(arm: str) -> tuple[str, str]:
+    """(color, line style) of an arm: a color each for the five, a style each for their length controls."""
+    known = {"isr": BLUE, "fresh": SKY, "self_reward": ORANGE, "random": GRAY, "oracle": GREEN}
+    base = next((name for name in sorted(known, key=len, reverse=True) if arm == name or arm.startswith(f"{name}_")), "")
+    styles = {"": "-", "_ld": "--", "_norm": "-.", "_rdpo": ":", "_balanced": (0, (5, 1, 1, 1, 1, 1))}
+    return known.get(base, PINK), styles.get(arm.removeprefix(base), "-")
+
+
+def differences(rows: pd.DataFrame, measure: str) -> Figure:
+    """How far each arm's last answers are from the baseline's, with intervals; columns arm, difference, difference_low, difference_high."""
+    rows = rows.dropna(subset=["difference"])
+    made, axis = panel(4.4, 1.0 + 0.28 * max(len(rows), 1))
+    for at, (_, row) in enumerate(rows.iterrows()):
+        axis.errorbar(row["difference"], at, xerr=[[row["difference"] - row["difference_low"]], [row["difference_high"] - row["difference"]]], marker="o",
+                      capsize=3, color=arm_style(row["arm"])[0])  # fmt: skip
+    axis.axvline(0, color=GRAY, linestyle=":", linewidth=1)
+    axis.set_yticks(range(len(rows)), rows["arm"].tolist())
+    axis.invert_yaxis()
+    axis.set(xlabel=measure)
+    axis.grid(axis="y", visible=False)
+    return made
+
+
 def lengths(rows: pd.DataFrame) -> Figure:
     """Histogram of words; columns `words` and `what` (one color each)."""
     made, axis = panel()
@@ -138,12 +180,12 @@ def length_bias(rows: pd.DataFrame) -> Figure:
 def shares(rows: pd.DataFrame, label: str = "share") -> Figure:
     """Shares as points with intervals, a line a measure; columns `measure`, `what` (a color each), `share`, `share_low`, `share_high`, `n`."""
     measures, whats = list(dict.fromkeys(rows["measure"])), list(dict.fromkeys(rows["what"]))
-    made, axis = panel(4.4, 0.9 + 0.42 * max(len(measures), 1))
+    made, axis = panel(4.4, 0.9 + 0.42 * max(len(measures), 1) * max(1.0, len(whats) / 3))
     for number, what in enumerate(whats):
         part = rows[(rows["what"] == what) & rows["share"].notna()]
-        at = [measures.index(m) + (number - (len(whats) - 1) / 2) * 0.25 for m in part["measure"]]
-        axis.errorbar(part["share"].astype(float), at, xerr=_interval(part, "share"), marker=MARKERS[number], linestyle="", capsize=3,
-                      color=COLORS.get(what, GRAY), label=what)  # fmt: skip
+        at = [measures.index(m) + (number - (len(whats) - 1) / 2) * min(0.25, 0.8 / len(whats)) for m in part["measure"]]
+        axis.errorbar(part["share"].astype(float), at, xerr=_interval(part, "share"), marker=MARKERS[number % len(MARKERS)], linestyle="", capsize=3,
+                      color=COLORS.get(what) or arm_style(what)[0], label=what)  # fmt: skip
     axis.set_yticks(range(len(measures)), measures)
     axis.set(xlabel=label, xlim=(-0.02, 1.02), ylim=(len(measures) - 0.4, -0.6))
     axis.grid(axis="x", alpha=0.25)
@@ -188,16 +230,17 @@ def length_truth(rows: pd.DataFrame) -> Figure:
 
     made, axis = panel(4.4, 3.0)
     for number, (what, part) in enumerate(rows.groupby("what", sort=False)):
+        color = COLORS.get(str(what)) or arm_style(str(what))[0]
         edges = np.unique(np.quantile(part["words"], np.linspace(0, 1, 5)))
         edges = edges if len(edges) > 1 else np.array([edges[0] - 0.5, edges[0] + 0.5])
         for _, inside in part.groupby(pd.cut(part["words"], edges, include_lowest=True), observed=True):
             share, (low, high) = inside["correct"].mean(), wilson(int(inside["correct"].sum()), len(inside))
-            axis.errorbar(inside["words"].mean(), share, yerr=[[max(share - low, 0)], [max(high - share, 0)]], marker=MARKERS[number], capsize=3,
-                          color=COLORS.get(str(what), GRAY))  # fmt: skip
-        axis.plot([], [], marker=MARKERS[number], linestyle="", color=COLORS.get(str(what), GRAY), label=str(what))
+            axis.errorbar(inside["words"].mean(), share, yerr=[[max(share - low, 0)], [max(high - share, 0)]], marker=MARKERS[number % len(MARKERS)], capsize=3,
+                          color=color)  # fmt: skip
+        axis.plot([], [], marker=MARKERS[number % len(MARKERS)], linestyle="", color=color, label=str(what))
     axis.set(xlabel="length (words an answer)", ylabel="accuracy (share of answers)", ylim=(0, 1.03))
     if len(rows):
-        axis.legend(frameon=False, loc="lower right")
+        axis.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=3)
     return made
 
 

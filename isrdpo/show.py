@@ -57,9 +57,9 @@ def style() -> Markup:
     return Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))  # noqa: S704 - our own file
 
 
-def href(run: Run, path: Path) -> str:
-    """A link to a file of the run, from where it is shown: a notebook by hand in notebooks/, else a page in iter_NN/reports/."""
-    here = Path.cwd() if Path.cwd() == project_root() / "notebooks" else run.iteration(1) / "reports"
+def href(page: Path, path: Path) -> str:
+    """A link to a file from where it is shown: a notebook by hand in notebooks/, else a page in the folder `page`."""
+    here = Path.cwd() if Path.cwd() == project_root() / "notebooks" else page
     return quote(os.path.relpath(path, here))
 
 
@@ -85,15 +85,24 @@ def save(folder: Path, name: str, made: Figure, data: pd.DataFrame) -> None:
 
 def figure(run: Run, iteration: int, name: str, made: Figure, data: pd.DataFrame, caption: str) -> Html:
     """A figure with its caption and its CSV one click away; both files go to `iter_NN/figures/`."""
-    folder = run.iteration(iteration) / "figures"
+    return figure_in(run.iteration(iteration) / "figures", run.iteration(iteration) / "reports", name, made, data, caption)
+
+
+def figure_in(folder: Path, page: Path, name: str, made: Figure, data: pd.DataFrame, caption: str) -> Html:
+    """The same for any folder of figures, for a page in the folder `page`."""
     save(folder, name, made, data)
-    return render("figure.html.j2", drawn=svg(made, f"{iteration}{name}", caption), caption=caption,
-                  csv=href(run, folder / f"{name}.csv"), png=href(run, folder / f"{name}.png"), name=name)  # fmt: skip
+    return render("figure.html.j2", drawn=svg(made, f"{folder}{name}", caption), caption=caption,
+                  csv=href(page, folder / f"{name}.csv"), png=href(page, folder / f"{name}.png"), name=name)  # fmt: skip
 
 
 def row(*parts: Html | str, wide: bool = False) -> Html:
     """Figures side by side, as many as fit."""
     return render("row.html.j2", parts=[part for part in parts if part], wide=wide)
+
+
+def stylesheet() -> Html:
+    """For a notebook that shows no provenance."""
+    return Html(f"<style>{style()}</style>")
 
 
 def note(text: str) -> Html:

@@ -8,6 +8,7 @@ import nbformat
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+STAGES = ("01", "02", "03", "04", "05")  # the others are over runs
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -24,7 +25,7 @@ def test_a_notebook_is_clean_short_and_parameterized(path: Path) -> None:
     modules |= {alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     assert modules <= {"isrdpo", "pandas"}
     assert len([line for line in text.splitlines() if line.strip()]) <= 60
-    assert len(re.findall(r"^(?:data|respond|judge|train|evaluate)\.run\(run, iteration\)$", text, re.MULTILINE)) == 1
+    assert len(re.findall(r"^(?:data|respond|judge|train|evaluate)\.run\(run, iteration\)$", text, re.MULTILINE)) == path.name.startswith(STAGES)
     assert any("## Checks" in cell.source for cell in notebook.cells)
 
 
@@ -33,5 +34,5 @@ def test_every_parameter_is_explained(path: Path) -> None:
     import papermill
 
     found = papermill.inspect_notebook(str(path))
-    assert {"run_dir", "iteration"} <= set(found)
+    assert not path.name.startswith(STAGES) or {"run_dir", "iteration"} <= set(found)
     assert all(entry["help"].strip() for entry in found.values())

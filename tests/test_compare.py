@@ -1,0 +1,187 @@
+"""Runs side by side: tables true to the rows, intervals that cover, differences that are paired; and studies of arms x seeds."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from isrdpo import compare, data, evaluate, folders, judge, params, plots, records, report, respond, show, study, train
+
+ROOT = Path(__file__).parent.parent
+PRESET = ROOT / "params" / "toybox.yaml"
+
+
+def rows(arm: str, seed: int, right: np.ndarray, words: int = 5, iteration: int = 1) -> pd.DataFrame:
+    return pd.DataFrame({"arm": arm, "seed": seed, "iteration": iteration, "id": [f"{seed}-{n}" for n in range(len(right))], "kind": "color", "words": words,
+                         "correct": right.astype(float), "false": 1.0 - right, "claims": 2.0})  # fmt: skip
+
+
+@pytest.mark.parametrize(("overrides", "arm"), [
+    ([], "isr"), (["respond.context=fresh"], "fresh"), (["respond.context=none"], "self_reward"), (["judge.method=truth"], "oracle"),
+    (["judge.method=random", "respond.context=none"], "random"), (["train.ld_alpha=0.5"], "isr_ld"), (["train.loss_type=sigmoid_norm"], "isr_norm"),
+    (["respond.context=none", "train.length_alpha=0.1", "judge.balance_lengths=true"], "self_reward_rdpo_balanced"),
+])  # fmt: skip
+def test_an_arm_is_what_its_parameters_say(overrides: list[str], arm: str) -> None:
+    assert compare.arm_by(params.load(PRESET, overrides)) == arm
+
+
+def test_the_interval_over_seeds_is_students() -> None:
+    value, low, high = compare.over_seeds([0.1, 0.2, 0.3])
+    assert (value, low, high) == pytest.approx((0.2, 0.2 - 4.302653 * 0.1 / 3**0.5, 0.2 + 4.302653 * 0.1 / 3**0.5), abs=1e-5)
+    assert compare.over_seeds([0.4]) == (0.4, None, None) and np.isnan(compare.over_seeds([])[0])
+
+
+def test_the_nested_interval_covers() -> None:
+    """Ten seeds around a mean, a hundred questions each: about 95 of a hundred intervals hold the mean (fewer with few seeds: it is a bootstrap)."""
+    rng, held = np.random.default_rng(1), 0
+    for _ in range(100):
+        seeds = [(rng.random(100) < np.clip(0.6 + 0.1 * rng.normal(), 0, 1), np.ones(100)) for _ in range(10)]
+        _, low, high = compare.nested([(a.astype(float), b) for a, b in seeds])
+        held += low <= 0.6 <= high
+    assert 82 <= held <= 99
+
+
+def test_a_difference_is_paired_and_has_its_sign() -> None:
+    rng = np.random.default_rng(0)
+    base = [rng.random(200) < 0.5 for _ in range(3)]
+    table = pd.concat([rows("isr", s, b) for s, b in enumerate(base)] + [rows("same", s, b) for s, b in enumerate(base)]
+                      + [rows("worse", s, b & (np.arange(200) % 10 > 0), 9) for s, b in enumerate(base)])  # fmt: skip
+    found = compare.differences(table, "isr").set_index(["arm", "measure"])
+    same, worse = found.loc[("same", "accuracy")], found.loc[("worse", "accuracy")]
+    assert same["difference"] == same["difference_low"] == same["difference_high"] == 0, "the same answers differ by nothing, whatever questions are drawn"
+    assert worse["difference_low"] < worse["difference"] < 0 and worse["difference_high"] < 0
+    assert found.loc[("worse", "response_words"), "difference"] == 4 and found.loc[("worse", "hallucination"), "difference"] == pytest.approx(-worse["difference"] / 2)
+    assert pd.isna(found.loc[("isr", "accuracy"), "difference"]) and found.loc[("isr", "accuracy"), "seeds"] == 3
+    assert compare.outcome(found.reset_index(), "isr", "worse").startswith("isr against worse after 1 iterations, 3 seeds: accuracy")
+    assert "not distinguishable" in compare.outcome(found.reset_index(), "isr", "same")
+
+
+def test_arms_are_compared_at_their_last_common_iteration() -> None:
+    right = np.ones(10, bool)
+    table = pd.concat([rows("isr", 0, right, iteration=t) for t in (0, 1, 2)] + [rows("other", 0, ~right, iteration=t) for t in (0, 1)])
+    assert set(compare.differences(table, "isr")["iteration"]) == {1}
+
+
+def test_where_truth_is_not_known_words_remain() -> None:
+    table = rows("isr", 0, np.ones(5)).assign(correct=np.nan, false=np.nan, claims=np.nan)
+    assert compare.differences(table, "isr")["measure"].tolist() == ["response_words"]
+    assert compare.equal_length(table).empty and compare.gained_lost(table).empty
+
+
+def test_questions_must_be_the_same() -> None:
+    one, two = rows("isr", 0, np.ones(5)), rows("fresh", 0, np.ones(5))
+    assert compare.same_questions(pd.concat([one, two])) and not compare.same_questions(pd.concat([one, two.assign(id="x")]))
+
+
+def test_tables_of_real_runs(make_run: Callable) -> None:
+    made = []
+    for arm, context in (("isr", "retrospective"), ("self_reward", "none")):
+        run = make_run(f"{arm}-0", f"respond.context={context}", "iterations=1", "judge.orders=1")
+        for stage in (data, respond, judge, train, evaluate):
+            stage.run(run, 1)
+        made.append(run)
+    opened = compare.opened(str(made[0].folder.parent))
+    assert [compare.arm_of(run) for run in opened] == ["isr", "self_reward"]
+    results, questions, verdicts = compare.results(opened), compare.questions(opened), compare.verdicts(opened)
+    assert results[["arm", "iteration"]].to_numpy().tolist() == [["isr", 0], ["isr", 1], ["self_reward", 0], ["self_reward", 1]]
+    mean = questions[(questions["arm"] == "isr") & (questions["iteration"] == 1)]["correct"].mean()
+    assert mean == pytest.approx(results.loc[1, "accuracy"])
+    longer = verdicts[verdicts["arm"] == "isr"]["longer"].dropna()
+    assert longer.mean() == pytest.approx(results.loc[1, "prefers_longer"]) and set(verdicts[verdicts["arm"] == "self_reward"]["says"]) == {"no description"}
+    fixed = compare.fixed(opened)
+    assert fixed[(fixed["arm"] == "isr") & (fixed["iteration"] == 1) & fixed["with_context"]]["right"].mean() == pytest.approx(results.loc[1, "fixed_judge_accuracy"])
+    curve = compare.curves(results, "accuracy")
+    assert curve["n"].tolist() == [1] * 4 and curve.loc[0, "accuracy_low"] == pytest.approx(results.loc[0, "accuracy_low"])
+    for figure in (plots.arms(curve, "accuracy", "x", 1.0), plots.shares(compare.judge_split(verdicts)), plots.shares(compare.fixed_split(fixed)),
+                   plots.length_truth(compare.equal_length(questions)), plots.differences(compare.differences(questions, "isr"), "x")):  # fmt: skip
+        assert show.svg(figure, "x", "y").startswith("<svg")
+
+
+def test_no_run_is_said(tmp_path: Path) -> None:
+    with pytest.raises(folders.RunError, match="no run here; give folders of runs"):
+        compare.opened(str(tmp_path))
+
+
+STUDY = "preset: params/toybox.yaml\nrun: {run}\nseeds: [0, 1]\nparallel: 2\nset: {{iterations: 1}}\narms:\n  isr: {{}}\n  self_reward: {{respond.context: none, seeds: [1]}}\n"
+
+
+def study_file(folder: Path, text: str = STUDY) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(text.format(run=folder / "runs"))
+    return path
+
+
+def test_a_study_is_its_arms_times_its_seeds(tmp_path: Path) -> None:
+    made = study.load(study_file(tmp_path), overrides=["train.epochs=1"])
+    assert [(arm, cell.seed, Path(cell.run).name) for arm, cell in made.cells] == [("isr", 0, "isr-0"), ("isr", 1, "isr-1"), ("self_reward", 1, "self_reward-1")]
+    assert made.cells[2][1].respond.context == "none" and all(cell.train.epochs == 1 and cell.iterations == 1 for _, cell in made.cells)
+    assert len(study.load(study_file(tmp_path), seeds=1).cells) == 2
+
+
+def test_the_shipped_study_is_sound() -> None:
+    made = study.load(ROOT / "params" / "study.yaml")
+    assert {arm for arm, _ in made.cells} >= {"isr", "fresh", "self_reward", "random", "oracle"} and made.parallel == 2
+    for arm, cell in made.cells:
+        assert compare.arm_by(cell) == arm, "an arm's name is what its parameters say"
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("preset: x\n", "run is missing"),
+    (STUDY + "sedes: 3\n", "there is no key sedes; known here: preset, run"),
+    (STUDY.replace("isr: {{}}", "isr: 3"), "arms maps each arm's name to its keys"),
+    (STUDY.replace("respond.context: none", "respond.contxt: none"), "self_reward: there is no key respond.contxt; did you mean respond.context?"),
+    (STUDY.replace("seeds: [0, 1]", "seeds: 3"), "isr: seeds: 3 is not a list of whole numbers"),
+    (STUDY.replace("parallel: 2", "parallel: no"), "parallel: 'no' is not a number of runs"),
+])  # fmt: skip
+def test_a_wrong_study_is_one_clear_line(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(params.ParamsError) as error:
+        study.load(study_file(tmp_path, text))
+    assert says in str(error.value) and str(tmp_path / "study.yaml") in str(error.value)
+
+
+def test_the_bases_evaluation_is_made_once(make_run: Callable) -> None:
+    one, two, other = make_run("isr-0"), make_run("self_reward-0", "respond.context=none"), make_run("isr-1", "seed=1")
+    evaluate_base(one)
+    for run in (two, other):
+        study.adopt(run, [one, two, other])
+    assert two.done("evaluate", 0) and two.file(0, "answers.jsonl").read_bytes() == one.file(0, "answers.jsonl").read_bytes()
+    assert not other.done("evaluate", 0) and not other.iteration(0).exists(), "other questions"
+
+
+def evaluate_base(run) -> None:
+    data.run(run, 1)
+    evaluate.run(run, 0)
+
+
+@pytest.mark.slow
+def test_a_study_runs_resumes_and_names_what_failed(random_base: Path, tmp_path: Path) -> None:
+    small = ["data.samples=8", "data.questions=6", "data.fixed_pairs=4", "max_bad_share=1.0", "respond.max_new_tokens=8", "respond.context_max_new_tokens=8",
+             "evaluate.max_new_tokens=8", f"model.path={random_base}", "judge.orders=1"]  # fmt: skip
+    path = study_file(tmp_path)
+
+    def go(*more: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, "-m", "isrdpo", "study", str(path), *small, *more], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+
+    done = go()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(": iteration 1") == 3 and "[3/3]" in done.stdout
+    runs = tmp_path / "runs"
+    page = (runs / "comparison.html").read_text()
+    assert page.count("<svg") >= 10 and "isr against self_reward after 1 iterations" in page and "<script" not in page
+    results = pd.read_csv(runs / "results.csv")
+    assert results["arm"].value_counts().to_dict() == {"isr": 4, "self_reward": 2}
+    before, began = (runs / "isr-0" / "iter_01" / "answers.jsonl").stat().st_mtime_ns, time.monotonic()
+    (runs / "isr-1" / "iter_01" / ".done" / "evaluate.json").unlink()
+    again = go()
+    assert again.returncode == 0 and "isr-1: iteration 1" in again.stdout and "isr-0: iteration" not in again.stdout and time.monotonic() - began < 120
+    assert (runs / "isr-0" / "iter_01" / "answers.jsonl").stat().st_mtime_ns == before
+    records.write_text(runs / "isr-1" / "iter_01" / "samples.jsonl", "")
+    (runs / "isr-1" / "iter_01" / ".done" / "respond.json").unlink()
+    broken = go("data.samples=9")
+    assert broken.returncode == 1 and "data.samples changed" in broken.stderr and "Traceback" not in broken.stderr
+    assert report.summary(compare.opened(str(runs / "isr-0"))[0])["iteration"].tolist() == [0, 1]
