@@ -179,7 +179,7 @@ def rows_of(run: Path) -> dict[str, bytes]:
     for path in sorted([*run.rglob("*.jsonl"), *run.rglob("*.csv"), *run.rglob("*.safetensors")]):
         if path.parts[-1] == "summary.csv" or path.parent == run / "figures":
             with path.open(newline="") as file:
-                table = [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+                table = [{k: v for k, v in row.items() if k not in ("seconds", "peak_rss_mb")} for row in csv.DictReader(file)]
             found[str(path.relative_to(run))] = json.dumps(table).encode()
         else:
             found[str(path.relative_to(run))] = path.read_bytes()
