@@ -34,8 +34,12 @@ else
 endif
 	@touch $@
 
+# The paper's loop with every page; the same loop without descriptions; both side by side.
 demo: $(READY)
 	@$(BIN)/isrdpo run params/toybox.yaml
+	@echo; echo "the same without descriptions (self_reward), to compare"
+	@$(BIN)/isrdpo run params/toybox.yaml run=outputs/toybox_self_reward respond.context=none --stages
+	@$(BIN)/isrdpo compare outputs/toybox outputs/toybox_self_reward
 
 # Arms x seeds, then the comparison: make study SEEDS=2 ITERATIONS=2 is a small one.
 study: $(READY)

@@ -110,9 +110,8 @@ def run(given: argparse.Namespace) -> None:
         steps = plan(made.params.iterations)
         todo = [(number, step) for number, step in enumerate(steps, 1) if notebooks.missing(made, *step)]
         if given.stages:
+            alone(made, [(number, (name, t)) for number, (name, t) in enumerate(steps, 1) if not made.done(name, t)], len(steps))
             todo = []
-            for name, t in steps:
-                importlib.import_module(f"isrdpo.{name}").run(made, t)
         if todo:
             made.note_machine()
         work(made, todo, len(steps))
@@ -120,6 +119,16 @@ def run(given: argparse.Namespace) -> None:
             pages.index(made)
     print(summary_table(made.folder / "summary.csv"))
     print(f"\nreport: {made.folder / 'report.html'}")
+
+
+def alone(made: "runs.Run", todo: list[tuple[int, tuple[str, int]]], steps: int) -> None:
+    """The stages that are left, in this process, a line each."""
+    if todo:
+        made.note_machine()
+    for number, (name, t) in todo:
+        began = time.monotonic()
+        importlib.import_module(f"isrdpo.{name}").run(made, t)
+        print(f"[{number:2}/{steps}] iteration {t}: {name:<12}{time.monotonic() - began:6.0f} s", flush=True)
 
 
 def work(made: "runs.Run", todo: list[tuple[int, tuple[str, int]]], steps: int) -> None:
@@ -171,9 +180,10 @@ def compare(given: argparse.Namespace) -> None:
 
 
 def side_by_side(made: list[Path], target: Path) -> None:
+    """The comparison of some runs, made only where it is not there or older than they are."""
     from isrdpo import notebooks
 
-    print(f"comparison: {notebooks.compare(made, target)}")
+    print(f"comparison: {target / 'comparison.html' if notebooks.compared(made, target) else notebooks.compare(made, target)}")
 
 
 def notebook(given: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from isrdpo import folders, pages
+from isrdpo import folders, pages, records
 from isrdpo.keys import NOTEBOOKS
 from isrdpo.runs import Run
 
@@ -128,6 +128,16 @@ def compare(runs: list[Path], target: Path) -> Path:
     os.replace(part, made)
     links = [(os.path.relpath(run / "report.html", target), run.name) for run in runs if (run / "report.html").exists()]
     return pages.convert(made, target / "comparison.html", f"comparison of {len(runs)} runs", links[:12])
+
+
+def compared(runs: list[Path], target: Path) -> bool:
+    """Whether the comparison of just these runs is there, and younger than all their stages."""
+    page, made = target / "comparison.html", target / "06_comparison.ipynb"
+    if not page.exists() or not made.exists():
+        return False
+    given = records.read_json(made)["metadata"].get("papermill", {}).get("parameters", {}).get("runs")
+    newest = max((marker.stat().st_mtime_ns for run in runs for marker in run.glob("iter_*/.done/*.json")), default=0)
+    return given == [str(run) for run in runs] and page.stat().st_mtime_ns >= newest
 
 
 def _known(source: Path, values: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ if BROWSER is None:
     pytest.skip("no Chromium on this machine (Debian: apt install chromium, or CHROMIUM=/path)", allow_module_level=True)
 
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-PAGES = ["report.html", "iter_00/reports/05_evaluation.html"] + [
+PAGES = ["report.html", "comparison/comparison.html", "iter_00/reports/05_evaluation.html"] + [
     f"iter_{t:02}/reports/{name}.html" for t in (1, 2) for name in ("01_data_prep", "02_retrospection", "03_judging", "04_dpo_training", "05_evaluation")
 ]
 

@@ -175,6 +175,8 @@ def test_a_study_runs_resumes_and_names_what_failed(random_base: Path, tmp_path:
     assert page.count("<svg") >= 10 and "isr against self_reward after 1 iterations" in page and "<script" not in page
     results = pd.read_csv(runs / "results.csv")
     assert results["arm"].value_counts().to_dict() == {"isr": 4, "self_reward": 2}
+    page_made = (runs / "comparison.html").stat().st_mtime_ns
+    assert go().returncode == 0 and (runs / "comparison.html").stat().st_mtime_ns == page_made, "nothing new, nothing made"
     before, began = (runs / "isr-0" / "iter_01" / "answers.jsonl").stat().st_mtime_ns, time.monotonic()
     (runs / "isr-1" / "iter_01" / ".done" / "evaluate.json").unlink()
     again = go()
