@@ -274,8 +274,9 @@ def outcome(table: pd.DataFrame, baseline: str, other: str) -> str:
         if measure in rows.index:
             row = rows.loc[measure]
             sure = "" if row["difference_low"] > 0 or row["difference_high"] < 0 else ", which is not distinguishable from none"
-            told.append(f"{words} {mine.loc[measure, 'value']:.2f} against {row['value']:.2f} "
-                        f"(difference {-row['difference']:+.2f} [{-row['difference_high']:+.2f}, {-row['difference_low']:+.2f}]{sure})")  # fmt: skip
+            digits = 1 if measure == "response_words" else 3
+            told.append(f"{words} {mine.loc[measure, 'value']:.{digits}f} against {row['value']:.{digits}f} (difference {-row['difference']:+.{digits}f} "
+                        f"[{-row['difference_high']:+.{digits}f}, {-row['difference_low']:+.{digits}f}]{sure})")  # fmt: skip
     seeds = int(rows["seeds"].max())
     return f"{baseline} against {other} after {int(rows['iteration'].iloc[0])} iterations, {seeds} seed{'s' * (seeds > 1)}: {'; '.join(told)}."
 

@@ -4,6 +4,7 @@ responses.jsonl -> judgments.jsonl (a row a call) and preferences.jsonl (y_w, y_
 which is better, in both orders by default; what the orders do not agree on, ties and unreadable replies are counted and left out.
 """
 
+import math
 from collections import Counter
 
 from isrdpo import records, verdicts, video
@@ -81,7 +82,7 @@ def grouped(calls: list[records.Judgment]) -> dict[str, list[records.Judgment]]:
 
 def keep(stage: Stage, samples: dict[str, records.Sample], rows: list[records.Responses], calls: dict[str, list[records.Judgment]]) -> None:
     """Decisive verdicts become preferences; the rest is counted by reason."""
-    kept, reasons = [], Counter(kept=0, disagreement=0, unparsed=0, weak=0, undecided=0, unbalanced=0)
+    kept, reasons = [], Counter(kept=0, disagreement=0, unparsed=0, weak=0, undecided=0, unsure=0, unbalanced=0)
     for row in rows:
         mine = calls.get(row.id, [])
         choice, reason = verdicts.decide(mine, stage.params.judge.min_margin) if mine else (None, "undecided")
@@ -91,6 +92,10 @@ def keep(stage: Stage, samples: dict[str, records.Sample], rows: list[records.Re
             kept.append(records.Preference(row.id, sample.video, sample.question, text[choice], text[1 - choice], verdicts.margin(mine)))
         elif reason == "unparsed":
             stage.bad(row.id, "unparsed verdict", next(c.reply for c in mine if c.choice is None)[:200])
+    if stage.params.judge.keep_surest < 1:
+        surest = keep_surest(kept, stage.params.judge.keep_surest)
+        reasons["unsure"], reasons["kept"] = len(kept) - len(surest), len(surest)
+        kept = surest
     if stage.params.judge.balance_lengths:
         balanced = balance(kept)
         reasons["unbalanced"], reasons["kept"] = len(kept) - len(balanced), len(balanced)
@@ -98,6 +103,13 @@ def keep(stage: Stage, samples: dict[str, records.Sample], rows: list[records.Re
     records.write(stage.path("preferences.jsonl"), kept)
     for reason, n in reasons.items():
         stage.count(reason, n)
+
+
+def keep_surest(pairs: list[records.Preference], share: float) -> list[records.Preference]:
+    """The given share of the pairs (rounded up), those with the largest margins, in their order; without margins the first ones."""
+    ranked = sorted(pairs, key=lambda pair: -(pair.margin or 0.0))[: math.ceil(share * len(pairs))]
+    chosen = {pair.id for pair in ranked}
+    return [pair for pair in pairs if pair.id in chosen]
 
 
 def balance(pairs: list[records.Preference]) -> list[records.Preference]:

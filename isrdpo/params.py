@@ -19,9 +19,9 @@ from isrdpo import prompts, records, strict_yaml
 BASE = Path(__file__).parent.parent / "params" / "base.yaml"
 ABOVE_ZERO = {
     "iterations", "batch_size", "max_new_tokens", "context_max_new_tokens", "epochs", "gradient_accumulation", "learning_rate",
-    "beta", "max_length", "max_grad_norm", "save_steps", "lora_r", "lora_alpha", "top_p",
+    "beta", "max_length", "max_grad_norm", "save_steps", "lora_r", "lora_alpha", "top_p", "keep_surest",
 }  # fmt: skip
-SHARES = {"max_bad_share", "top_p", "warmup_ratio", "lora_dropout", "occlusion", "lookalike", "ld_alpha"}
+SHARES = {"max_bad_share", "top_p", "warmup_ratio", "lora_dropout", "occlusion", "lookalike", "ld_alpha", "keep_surest"}
 SECRET = re.compile(
     r"hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{16,}|gh[a-z]_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{12,}|AIza[\w-]{30,}|xox[a-z]-[\w-]{10,}"
     r"|-----BEGIN|://[^/\s:@]+:[^/\s@]+@|(?i:\bbearer\s+\S{8,})"
@@ -93,6 +93,7 @@ class Judge:
     orders: Literal[1, 2]
     max_new_tokens: int
     min_margin: float
+    keep_surest: float
     balance_lengths: bool
     batch_size: int
 

@@ -14,7 +14,7 @@ SHOWN = ["accuracy", "hallucination", "false_claims", "response_words", "prefers
          "fixed_judge_accuracy_no_context", "context_accuracy", "kept_share", "seconds"]  # fmt: skip
 ANSWERS = ["accuracy", "hallucination", "false_claims", "claims_per_answer", "uncheckable_share", "response_words", "fixed_judge_accuracy",
            "fixed_judge_accuracy_no_context"]  # fmt: skip
-LEFT_OUT = ("ties", "empty", "disagreement", "undecided", "weak", "unparsed", "unbalanced", "too_long")
+LEFT_OUT = ("ties", "empty", "disagreement", "undecided", "weak", "unparsed", "unsure", "unbalanced", "too_long")
 
 
 def rows_of(run: Run, iteration: int, name: str) -> pd.DataFrame:

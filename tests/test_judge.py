@@ -131,3 +131,18 @@ def test_a_coin_knows_nothing_and_asks_nobody(responded: Callable) -> None:
         judge.run(run, 1)
     assert [c.choice for c in judgments(one)] == [c.choice for c in judgments(again)] and {c.choice for c in judgments(one)} == {0, 1}
     assert one.done("judge", 1)["counts"]["kept"] == len(judgments(one)) and [c.choice for c in judgments(one)] != [c.choice for c in judgments(other)]
+
+
+def test_the_surest_are_kept_in_their_order() -> None:
+    pairs = [pair(n, 1, margin) for n, margin in enumerate((0.5, 2.0, 0.1, 3.0, 1.0))]
+    assert [p.id for p in judge.keep_surest(pairs, 0.4)] == ["1", "3"] and [p.id for p in judge.keep_surest(pairs, 0.41)] == ["1", "3", "4"]
+    assert judge.keep_surest(pairs, 1.0) == pairs and judge.keep_surest([], 0.5) == []
+    assert [p.id for p in judge.keep_surest([pair(n, 1, None) for n in range(3)], 0.5)] == ["0", "1"]
+
+
+def test_what_was_not_sure_enough_is_counted(responded: Callable) -> None:
+    run = responded("sure", "judge.orders=1", "judge.method=score", "judge.keep_surest=0.5")
+    judge.run(run, 1)
+    counts, margins = run.done("judge", 1)["counts"], {c.id: verdicts.margin([c]) for c in judgments(run)}
+    kept = [margins[p.id] for p in preferences(run)]
+    assert counts["kept"] == 5 and counts["unsure"] == 5 and min(kept) >= max(m for i, m in margins.items() if i not in {p.id for p in preferences(run)})
