@@ -82,15 +82,17 @@ def fixed(pairs: Sequence[dict[str, Any]], calls: Sequence[dict[str, Any]]) -> F
 
 
 def verdicts(rows: Sequence[dict[str, Any]]) -> Figures:
-    """Figures of an iteration's verdicts; a row a judged sample: `words` [2], `correct` [2] or None, `choice` or None, `calls`,
-    `unparsed` (calls without a verdict). `judge_accuracy`: decisive verdicts on pairs that differ in the truth of the main claim."""
+    """Figures of an iteration's verdicts; a row a judged sample: `words` [2], `correct` [2] or None, `choice` or None, `kept`, `calls`,
+    `unparsed` (calls without a verdict). Words are those of the kept pairs; `prefers_longer` and `judge_accuracy` count every decisive verdict, the
+    latter on pairs that differ in the truth of the main claim."""
     decisive = [row for row in rows if row["choice"] is not None]
     longer = [row["words"][row["choice"]] > row["words"][1 - row["choice"]] for row in decisive if row["words"][0] != row["words"][1]]
+    kept = [row for row in decisive if row["kept"]]
     right = [row["correct"][row["choice"]] for row in decisive if row["correct"] and row["correct"][0] != row["correct"][1]]
     return (
-        ratio("chosen_words", [row["words"][row["choice"]] for row in decisive])
-        | ratio("rejected_words", [row["words"][1 - row["choice"]] for row in decisive])
-        | share("prefers_longer", longer) | share("judge_accuracy", right) | share("kept_share", [row["choice"] is not None for row in rows])
+        ratio("chosen_words", [row["words"][row["choice"]] for row in kept])
+        | ratio("rejected_words", [row["words"][1 - row["choice"]] for row in kept])
+        | share("prefers_longer", longer) | share("judge_accuracy", right) | share("kept_share", [row["kept"] for row in rows])
         | ratio("unparsed_share", [row["unparsed"] for row in rows], [row["calls"] for row in rows])
     )  # fmt: skip
 

@@ -46,24 +46,26 @@ def scenes(run: Run, iteration: int) -> dict[str, dict | None]:
 
 
 def judged(run: Run, iteration: int, calls_file: str = "judgments.jsonl") -> pd.DataFrame:
-    """A row a judged sample: id, video, question, responses, context, words [2], correct [2] or None, choice or None, reason, calls, unparsed,
-    margin; first (calls for the response shown first, of those read); for a decisive verdict on answers of unequal length also difference
-    (words, > 0), longer (bool) and truer (which of the two is, in words)."""
+    """A row a judged sample: id, video, question, responses, context, words [2], correct [2] or None, choice or None, kept (whether it is trained
+    on: decisive, and not left out after), reason, calls, unparsed, margin; first (calls for the response shown first, of those read); for a
+    decisive verdict on answers of unequal length also difference (words, > 0), longer (bool) and truer (which of the two is, in words)."""
     from isrdpo import verdicts
 
     samples = {s.id: s for s in records.read(run.file(iteration, "samples.jsonl"), records.Sample)}
     calls: dict[str, list[records.Judgment]] = {}
     for call in records.read(run.file(iteration, calls_file), records.Judgment):
         calls.setdefault(call.id, []).append(call)
-    rows = []
+    preferences = run.file(iteration, "preferences.jsonl")
+    kept, rows = {p.id for p in records.read(preferences, records.Preference)} if preferences.exists() else set(), []
     for answer in records.read(run.file(iteration, "responses.jsonl"), records.Responses):
         mine, sample = calls.get(answer.id, []), samples[answer.id]
         found = truths(answer.responses, [sample.facts] * 2)
         choice, reason = verdicts.decide(mine, run.params.judge.min_margin) if mine else (None, "tie or empty")
+        reason = "unsure or unbalanced" if choice is not None and preferences.exists() and answer.id not in kept else reason
         row = {
             "id": answer.id, "video": sample.video, "question": sample.question, "responses": answer.responses, "context": answer.context,
             "words": [metrics.words(t) for t in answer.responses], "correct": [t["correct"] for t in found] if found[0] else None,
-            "choice": choice, "reason": reason, "calls": len(mine), "unparsed": sum(c.choice is None and c.scores is None for c in mine),
+            "choice": choice, "kept": answer.id in kept, "reason": reason, "calls": len(mine), "unparsed": sum(c.choice is None and c.scores is None for c in mine),
             "margin": verdicts.margin(mine), "first": [c.choice == c.order for c in mine if c.choice is not None],
         }  # fmt: skip
         rows.append(row | _by_length(row))

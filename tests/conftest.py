@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-SMALL = ("iterations=2", "data.samples=48", "data.questions=48", "data.fixed_pairs=16")
+SMALL = ("iterations=2", "data.samples=48", "data.questions=48", "data.fixed_pairs=16", "judge.keep_surest=1.0")
 PRESET = Path(__file__).parent.parent / "params" / "toybox.yaml"
 
 
@@ -41,7 +41,7 @@ def make_run(random_base: Path, tmp_path: Path) -> Callable:
         small = [
             f"run={tmp_path / name}", f"model.path={random_base}", "data.samples=10", "data.questions=6", "data.fixed_pairs=4", "max_bad_share=1.0",
             "respond.max_new_tokens=8", "respond.context_max_new_tokens=8", "evaluate.max_new_tokens=8", "respond.batch_size=4",
-            "judge.batch_size=4", "evaluate.batch_size=4", "train.batch_size=4", "train.epochs=1", "respond.temperature=1.5",
+            "judge.batch_size=4", "judge.keep_surest=1.0", "evaluate.batch_size=4", "train.batch_size=4", "train.epochs=1", "respond.temperature=1.5",
         ]  # fmt: skip
         return Run.create(params.load(PRESET, [*small, *overrides]))
 

@@ -27,13 +27,19 @@ def test_bootstrap_is_deterministic_and_brackets_the_value() -> None:
 
 
 def judged(words: list[int], correct: list[bool] | None, choice: int | None) -> dict:
-    return {"words": words, "correct": correct, "choice": choice, "calls": 2, "unparsed": 0}
+    return {"words": words, "correct": correct, "choice": choice, "kept": choice is not None, "calls": 2, "unparsed": 0}
 
 
 def test_prefers_longer_counts_decisive_verdicts_on_pairs_that_differ_in_length() -> None:
     rows = [judged([5, 9], None, 1), judged([5, 9], None, 0), judged([9, 5], None, 0), judged([7, 7], None, 0), judged([1, 2], None, None)]
     found = metrics.verdicts(rows)
     assert found["prefers_longer"] == pytest.approx(2 / 3) and found["kept_share"] == 0.8 and found["judge_accuracy"] is None
+
+
+def test_what_was_decided_but_not_kept_counts_as_a_verdict_not_as_a_pair() -> None:
+    rows = [judged([5, 9], None, 1), judged([2, 4], None, 1) | {"kept": False}]
+    found = metrics.verdicts(rows)
+    assert (found["prefers_longer"], found["kept_share"], found["chosen_words"], found["rejected_words"]) == (1.0, 0.5, 9.0, 5.0)
 
 
 def test_judge_accuracy_counts_pairs_that_differ_in_truth() -> None:
