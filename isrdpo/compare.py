@@ -1,10 +1,13 @@
-"""Runs side by side: their rows as tables with `arm` and `seed`, means over seeds, paired differences. Pure but for reading the runs.
+"""Runs side by side: python -m isrdpo.compare RESULTS.csv FIGURE.png   (draws the figure of a study again from its published table)
+
+Their rows as tables with `arm` and `seed`, means over seeds, paired differences. Pure but for reading the runs.
 
 An interval over seeds is Student's t of the seeds' values; one over questions and seeds is a nested bootstrap (seeds are drawn, then questions within
 each). With few seeds both are wide or, the bootstrap, too narrow: the tables say how many there are. One run alone has its questions' interval.
 """
 
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -284,3 +287,22 @@ def outcome(table: pd.DataFrame, baseline: str, other: str) -> str:
 def named(runs: Sequence[Run]) -> str:
     """Which runs are compared, for a page."""
     return ", ".join(shown(run.folder) for run in runs)
+
+
+FIGURE = {"accuracy": "accuracy (share of answers)", "hallucination": "hallucination (share of claims)", "false_claims": "false claims an answer",
+          "response_words": "length (words an answer)"}  # fmt: skip
+
+
+def main() -> None:
+    """The figure of all arms in a results.csv that are no length control, from it alone."""
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m isrdpo.compare RESULTS.csv FIGURE.png")
+    from isrdpo import plots
+
+    table = pd.read_csv(sys.argv[1])
+    table = table[~table["arm"].str.contains("_ld|_norm|_rdpo|_balanced")]
+    plots.study([(curves(table, name), name, label) for name, label in FIGURE.items()]).savefig(sys.argv[2], dpi=130, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    main()

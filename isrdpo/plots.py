@@ -80,6 +80,23 @@ def curves(summary: pd.DataFrame) -> Figure:
 def arms(rows: pd.DataFrame, name: str, label: str, top: float | None = None) -> Figure:
     """A line an arm over `iteration`, with its interval; columns arm, iteration, `name`, `name`_low, `name`_high."""
     made, axis = panel(4.4, 3.2)
+    _arms(axis, rows, name, label, top)
+    if len(rows):
+        axis.legend(frameon=False, fontsize=7, loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=3)
+    return made
+
+
+def study(panels: Sequence[tuple[pd.DataFrame, str, str]]) -> Figure:
+    """Several `arms` side by side under one legend; panels: (rows, name, label)."""
+    made = Figure(figsize=(3.4 * len(panels), 3.0), layout="constrained")
+    axes = np.atleast_1d(made.subplots(1, len(panels)))
+    for axis, (rows, name, label) in zip(axes, panels, strict=True):
+        _arms(_plain(axis), rows, name, label, None)
+    made.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside upper center", ncols=8)
+    return made
+
+
+def _arms(axis: Axes, rows: pd.DataFrame, name: str, label: str, top: float | None) -> None:
     found = list(dict.fromkeys(rows["arm"]))
     for number, arm in enumerate(found):
         part = rows[rows["arm"] == arm].sort_values("iteration")
@@ -91,9 +108,6 @@ def arms(rows: pd.DataFrame, name: str, label: str, top: float | None = None) ->
     axis.set(xlabel="iteration", ylabel=label)
     axis.set_ylim(0, top and 1.04 * top)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if len(rows):
-        axis.legend(frameon=False, fontsize=7, loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=3)
-    return made
 
 
 def arm_style(arm: str) -> tuple[str, str]:
