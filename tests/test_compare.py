@@ -130,6 +130,19 @@ def test_the_shipped_study_is_sound() -> None:
         assert compare.arm_by(cell) == arm, "an arm's name is what its parameters say"
 
 
+def test_the_sensitivity_changes_one_thing_at_a_time_for_both_arms() -> None:
+    made = study.load(ROOT / "params" / "sensitivity.yaml", seeds=1)
+    cells = {arm: cell.to_dict() | {"run": ""} for arm, cell in made.cells}
+    for name in {arm.removeprefix("isr") for arm in cells if arm.startswith("isr")}:
+        one, two = cells[f"isr{name}"], cells[f"self_reward{name}"]
+        assert differ(one, two) == ["respond.context"], "both arms alike"
+        assert len(differ(cells["isr"], one)) == (1 if name else 0)
+
+
+def differ(one: dict, two: dict, prefix: str = "") -> list[str]:
+    return [n for k in one for n in (differ(one[k], two[k], f"{k}.") if isinstance(one[k], dict) else [f"{prefix}{k}"] * (one[k] != two[k]))]
+
+
 @pytest.mark.parametrize(("text", "says"), [
     ("preset: x\n", "run is missing"),
     (STUDY + "sedes: 3\n", "there is no key sedes; known here: preset, run"),
