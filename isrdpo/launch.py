@@ -64,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     many.add_argument("file", metavar="STUDY", type=Path, help="such as params/study.yaml")
     many.add_argument("overrides", nargs="*", metavar="key=value", help="for every run, such as iterations=2")
     many.add_argument("--seeds", type=int, metavar="N", help="only the first N seeds of each arm")
+    many.add_argument("--arms", type=lambda text: text.split(","), default=[], metavar="ARM,ARM", help="only these arms")
     many.add_argument("--redo", action="store_true", help="where parameters changed, do again what was made under the old ones")
     side = command(compare, "compare runs: notebook 06 and its page")
     side.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs, or a folder that holds runs")
@@ -166,7 +167,7 @@ def study(given: argparse.Namespace) -> None:
     from isrdpo import study as studies
 
     path = preset_path(str(given.file))
-    wanted = studies.load(path, given.seeds, given.overrides)
+    wanted = studies.load(path, given.seeds, given.overrides, given.arms)
     wanted.folder.mkdir(parents=True, exist_ok=True)
     with folders.locked(wanted.folder / ".lock"):
         made = studies.go(wanted, given.redo)

@@ -31,9 +31,13 @@ class Study:
     cells: tuple[tuple[str, params.Params], ...]
 
 
-def load(path: Path, seeds: int | None = None, overrides: Sequence[str] = ()) -> Study:
-    """A study file; `seeds`: only so many of each arm's. `overrides` (key=value) count for every run. Raises ParamsError with every error found."""
+def load(path: Path, seeds: int | None = None, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> Study:
+    """A study file; `seeds`: only so many of each arm's; `only`: these arms. `overrides` (key=value) count for every run, `run=` for the study's
+    folder. Raises ParamsError with every error found."""
     raw, errors = params.read_file(path), []
+    for text in overrides:
+        if text.startswith("run="):
+            raw["run"] = text.removeprefix("run=")
     errors += [f"{path}: there is no key {name}; known here: {', '.join(KEYS)}" for name in raw if name not in KEYS]
     errors += [f"{path}: {name} is missing" for name in ("preset", "run", "seeds", "arms") if name not in raw]
     arms, parallel = raw.get("arms") or {}, raw.get("parallel", 1)
@@ -42,10 +46,13 @@ def load(path: Path, seeds: int | None = None, overrides: Sequence[str] = ()) ->
         arms = {}
     if not isinstance(parallel, int) or parallel < 1:
         errors.append(f"{path}: parallel: {parallel!r} is not a number of runs")
+    errors += [f"{path}: there is no arm {name}; it has {', '.join(arms)}" for name in only if name not in arms]
     if errors:
         raise params.ParamsError("\n".join(errors))
     cells = []
     for arm, keys in arms.items():
+        if only and arm not in only:
+            continue
         given = keys.get("seeds", raw["seeds"])
         if not isinstance(given, list) or not given or not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in given):
             raise params.ParamsError(f"{path}: {arm}: seeds: {given!r} is not a list of whole numbers")

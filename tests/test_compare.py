@@ -121,6 +121,10 @@ def test_a_study_is_its_arms_times_its_seeds(tmp_path: Path) -> None:
     assert [(arm, cell.seed, Path(cell.run).name) for arm, cell in made.cells] == [("isr", 0, "isr-0"), ("isr", 1, "isr-1"), ("self_reward", 1, "self_reward-1")]
     assert made.cells[2][1].respond.context == "none" and all(cell.train.epochs == 1 and cell.iterations == 1 for _, cell in made.cells)
     assert len(study.load(study_file(tmp_path), seeds=1).cells) == 2
+    some = study.load(study_file(tmp_path), overrides=[f"run={tmp_path}/elsewhere"], only=["self_reward"])
+    assert {arm for arm, _ in some.cells} == {"self_reward"} and some.folder == tmp_path / "elsewhere" and all(p.run.startswith(str(some.folder)) for _, p in some.cells)
+    with pytest.raises(params.ParamsError, match="there is no arm isrr; it has"):
+        study.load(study_file(tmp_path), only=["isrr"])
 
 
 def test_the_shipped_study_is_sound() -> None:
