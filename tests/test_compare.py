@@ -204,3 +204,20 @@ def test_a_study_runs_resumes_and_names_what_failed(random_base: Path, tmp_path:
     broken = go("data.samples=9")
     assert broken.returncode == 1 and "data.samples changed" in broken.stderr and "Traceback" not in broken.stderr
     assert report.summary(compare.opened(str(runs / "isr-0"))[0])["iteration"].tolist() == [0, 1]
+
+
+def test_the_readmes_table_is_that_of_the_published_csv_which_draws_its_figure(tmp_path: Path) -> None:
+    table = pd.read_csv(ROOT / "outputs" / "published" / "study.csv")
+    text = (ROOT / "README.md").read_text()
+    main = text[text.index("| arm (seeds) |") : text.index("| paired difference")]
+    last = table[table["iteration"] == 5].groupby("arm")[["accuracy", "hallucination", "false_claims", "response_words"]].mean()
+    rows = {cells[1].split("`")[1]: cells[2:6] for line in main.splitlines() if line.startswith("| `") for cells in [line.split("|")]}
+    assert set(rows) == set(last.index) == {"isr", "self_reward", "fresh", "oracle", "random"}
+    for arm, cells in rows.items():
+        for cell, value, digits in zip(cells, last.loc[arm], (3, 3, 3, 1), strict=True):
+            assert abs(float(cell.split()[0]) - value) <= 0.5001 * 10**-digits, (arm, cell, value)
+    counts = table.groupby("arm")["seed"].nunique()
+    assert all(counts[arm] == (3 if arm not in rows else 5) for arm in counts.index)
+    figure = tmp_path / "study.png"
+    subprocess.run([sys.executable, "-m", "isrdpo.compare", "outputs/published/study.csv", str(figure)], cwd=ROOT, check=True)
+    assert figure.stat().st_size > 50_000
