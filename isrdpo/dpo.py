@@ -2,7 +2,7 @@
 
 Towers and projector are frozen (as in LLaVA-Hound), so a clip's projected features never change: they are computed once
 and enter the model through `mm_encoder_outputs`, the same for chosen and rejected, for policy and reference.
-Shapes: B pairs, L tokens, N video tokens, D width of the LLM. A batch is [2B, ...]: B chosen, then the same B rejected.
+Shapes: B pairs, L tokens. A batch is [2B, ...]: B chosen, then the same B rejected.
 """
 
 import copy
@@ -11,9 +11,7 @@ import math
 import os
 import shutil
 import sys
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,32 +21,31 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.utils import logging as transformers_logging
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from isrdpo import hound, prompts, records
-from isrdpo.hound_model import HoundForConditionalGeneration, HoundProcessor
+from isrdpo import auto, records
+from isrdpo.hound_model import LLM, HoundForConditionalGeneration, HoundProcessor, Video, quiet
 from isrdpo.params import Train
 from isrdpo.records import Preference
 from isrdpo.runs import RunError
 
-TRAINED = ("model.language_model.", "lm_head.")
-LORA_TARGETS = r"model\.language_model\.layers\..*_proj"  # TRL refuses an adapter on lm_head
+LORA_TARGETS = r"model\.(language_model|text_model)\.layers\..*_proj"  # TRL refuses an adapter on lm_head
 LN2 = math.log(2)
 FIRST_LOSS = {"sigmoid": LN2, "sigmoid_norm": LN2}  # what identical policy and reference give, by loss type
 TOLERANCE = 1e-4
 WHOLE = "whole.json"
+Reader = HoundProcessor | auto.Processor
 
 
 class TrainError(RunError):
     """Training that must not go on; one line that says what is wrong and what to do."""
 
 
-def row(preference: Preference, processor: HoundProcessor) -> dict[str, Any]:
-    """A preference as the collator takes it: prompt ids as in generation, each answer's ids with its EOS."""
+def row(preference: Preference, processor: Reader, video: Video) -> dict[str, Any]:
+    """A preference about `video` as the collator takes it: prompt ids as in generation, each answer's ids with its EOS."""
     return {
-        "prompt_ids": processor.prompt_ids(prompts.conversation(preference.question)),
+        "prompt_ids": processor.request_ids(preference.question, video),
         "chosen_ids": processor.answer_ids(preference.chosen),
         "rejected_ids": processor.answer_ids(preference.rejected),
         "video": preference.video,
@@ -57,7 +54,7 @@ def row(preference: Preference, processor: HoundProcessor) -> dict[str, Any]:
     }
 
 
-def text_tokens(row: dict[str, Any], processor: HoundProcessor) -> int:
+def text_tokens(row: dict[str, Any], processor: Reader) -> int:
     """Tokens of the longer of a row's two sequences, its video not counted."""
     prompt = sum(token != processor.video_token_id for token in row["prompt_ids"])
     return prompt + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
@@ -65,22 +62,25 @@ def text_tokens(row: dict[str, Any], processor: HoundProcessor) -> int:
 
 @dataclass
 class VideoPreferenceCollator(DataCollatorForPreference):
-    """TRL's collator plus `video` float [2B, N, D] (a pair's own video, twice) and the answers' words. Plain tensors:
-    pinned memory breaks on a ModelOutput. `features`: a video's name -> its projected features [N, D]."""
+    """TRL's collator plus `video.<name>`: the encoded videos of 2B rows (a pair's own video, twice), and the answers' words. Plain tensors:
+    pinned memory breaks on a ModelOutput. `videos`: a video's name -> the video, encoded."""
 
-    features: Callable[[str], Tensor] | None = None
+    videos: Callable[[str], Video] | None = None
+    processor: Reader | None = None
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch = super().torch_call(examples)
-        video = torch.stack([self.features(example["video"]) for example in examples])
+        once = [self.videos(example["video"]) for example in examples]
+        videos = {f"video.{name}": tensor for name, tensor in self.processor.collate(once + once).items()}
         words = {name: torch.tensor([float(e[name]) for e in examples]) for name in ("chosen_words", "rejected_words")}
-        return {**batch, **words, "video": torch.cat([video, video])}
+        return {**batch, **words, **videos}
 
 
 class VideoDPOTrainer(DPOTrainer):
-    """DPOTrainer whose batches carry `video` and words; the dataset is tokenized already (see `row`). `length_alpha`: R-DPO's margin."""
+    """DPOTrainer whose batches carry `video.<name>` and words; the dataset is tokenized already (see `row`). `length_alpha`: R-DPO's margin."""
 
     length_alpha: float | None = None
+    reader: Reader | None = None
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
         return dataset
@@ -92,7 +92,7 @@ class VideoDPOTrainer(DPOTrainer):
         if self.length_alpha:
             inputs, margin = self._with_margin(inputs)
             metrics["length_margin"].append(self.accelerator.gather(margin).mean().item())
-        return super().compute_loss(model, _model_inputs(inputs), *args, **kwargs)
+        return super().compute_loss(model, _model_inputs(inputs, self.reader), *args, **kwargs)
 
     def _with_margin(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], Tensor]:
         """The batch with reference log-probabilities in it from which length_alpha / beta a token is taken, and the margin float [B]. The
@@ -106,20 +106,21 @@ class VideoDPOTrainer(DPOTrainer):
         return {**inputs, **references}, self.length_alpha * (long - short).float()
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        return super().compute_ref_log_probs(model, _model_inputs(inputs))
+        return super().compute_ref_log_probs(model, _model_inputs(inputs, self.reader))
 
 
-def _model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
+def _model_inputs(batch: dict[str, Any], processor: Reader) -> dict[str, Any]:
     """The batch as TRL's loss forwards it: everything but the masks goes to the model."""
-    kept = {name: value for name, value in batch.items() if name not in ("video", "chosen_words", "rejected_words")}
-    return kept | hound.video_inputs(batch["video"])
+    kept = {name: value for name, value in batch.items() if not name.startswith("video.") and name not in ("chosen_words", "rejected_words")}
+    videos = {name.removeprefix("video."): value for name, value in batch.items() if name.startswith("video.")}
+    return kept | processor.inputs(videos, batch["input_ids"])
 
 
 def trainer(
-    model: HoundForConditionalGeneration,
-    processor: HoundProcessor,
+    model: HoundForConditionalGeneration | auto.Model,
+    processor: Reader,
     rows: list[dict[str, Any]],
-    features: Callable[[str], Tensor],
+    videos: Callable[[str], Video],
     settings: Train,
     folder: Path,
     seed: int,
@@ -131,7 +132,7 @@ def trainer(
         model.float()
     model.name_or_path = ""  # a name is looked up on the hub by PEFT at every save
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not lora and name.startswith(TRAINED))
+        parameter.requires_grad_(not lora and name.startswith(LLM))
         if parameter.requires_grad:
             parameter.data = parameter.data.float()  # a learning rate of 5e-7 is lost in bfloat16 weights
     frozen = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
@@ -149,11 +150,11 @@ def trainer(
             ref_model=None if lora else copy.deepcopy(model, frozen).requires_grad_(False).eval(),
             args=arguments(settings, folder, seed, model.device),
             train_dataset=Dataset.from_list(rows),
-            data_collator=VideoPreferenceCollator(pad_token_id=processor.pad_id, features=features),
+            data_collator=VideoPreferenceCollator(pad_token_id=processor.pad_id, videos=videos, processor=processor),
             processing_class=processor.tokenizer,
             peft_config=adapter if lora else None,
         )
-    made.length_alpha = settings.length_alpha
+    made.length_alpha, made.reader = settings.length_alpha, processor
     made.remove_callback(PrinterCallback)
     return made
 
@@ -212,21 +213,7 @@ def fit(made: VideoDPOTrainer, key: str) -> list[dict[str, Any]]:
     return [entry for entry in made.state.log_history if "loss" in entry]
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' bars for every file written and its warnings about names that only TRL uses."""
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*gradient_checkpointing.*is deprecated", FutureWarning)
-            yield
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
-def trained(made: VideoDPOTrainer) -> HoundForConditionalGeneration:
+def trained(made: VideoDPOTrainer) -> HoundForConditionalGeneration | auto.Model:
     """The policy after `fit`, its adapter merged: the next iteration's reference is this model, not the base's."""
     model = made.accelerator.unwrap_model(made.model)
     return model.merge_and_unload() if isinstance(model, PeftModel) else model

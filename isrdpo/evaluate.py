@@ -7,7 +7,7 @@ known. The same policy judges one fixed set of held-out pairs, with its own desc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isrdpo import metrics, prompts, records, verdicts, video
+from isrdpo import metrics, records, verdicts, video
 from isrdpo.runs import Run, Stage, progress, stage_main
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def answer(stage: Stage, model: "VideoModel", samples: list[records.Sample], roo
     log, cut = stage.log("answers.jsonl", records.Answer, settings.batch_size), batches(samples, settings.batch_size)
     for batch in progress(cut[log.done :], len(cut) - log.done, f"iteration {stage.t}: answer"):
         videos = model.encode([video.resolve(root, s.video) for s in batch])
-        texts = model.generate(videos, [prompts.conversation(s.question) for s in batch], max_new_tokens=settings.max_new_tokens)
+        texts = model.generate(videos, [s.question for s in batch], max_new_tokens=settings.max_new_tokens)
         log.append([
             records.Answer(s.id, s.question, s.kind, s.answer, text, len(text.split()), truth(text, s.facts))
             for s, text in zip(batch, texts, strict=True)
@@ -71,8 +71,7 @@ def describe(stage: Stage, model: "VideoModel", fixed: list[records.FixedPair], 
     log, cut = stage.log("fixed_contexts.jsonl", dict, size), batches(fixed, size)
     for batch in progress(cut[log.done :], len(cut) - log.done, f"iteration {stage.t}: describe fixed pairs"):
         videos = model.encode([video.resolve(root, p.video) for p in batch])
-        request = prompts.conversation(stage.params.prompts.context)
-        texts = model.generate(videos, [request] * len(batch), max_new_tokens=stage.params.respond.context_max_new_tokens)
+        texts = model.generate(videos, [stage.params.prompts.context] * len(batch), max_new_tokens=stage.params.respond.context_max_new_tokens)
         log.append([{"id": p.id, "context": text} for p, text in zip(batch, texts, strict=True)])
     return {row["id"]: row["context"] for row in log.rows()}
 

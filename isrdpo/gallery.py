@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,22 +47,25 @@ def _only(table: pd.DataFrame, sample: str, column: str) -> list[tuple[str, Any]
 
 
 def seen(run: Run) -> dict[str, int]:
-    """What the model takes: frames, image_size (pixels a side)."""
+    """What the model takes: frames, image_size (pixels a side of the center square; None: whole frames, at a size of its own choosing)."""
     path = run.folder / "model.json"
     return records.read_json(path) if path.exists() else {"frames": 8, "image_size": WIDEST}
 
 
 def frames(run: Run, path: Path) -> video.Clip:
-    """The frames that the model saw, as uint8 [T, S, S, 3]: sampled as it samples, the center square, at its size S."""
+    """The frames that the model saw, as uint8 [T, h, w, 3]: sampled as it samples, the center square, at its size (or whole, at most WIDEST wide)."""
     from PIL import Image
 
     sizes = seen(run)
-    clip, side = video.read(path, sizes["frames"], run.params.video.span), min(sizes["image_size"], WIDEST)
+    clip = video.read(path, sizes["frames"], run.params.video.span)
     height, width = clip.frames.shape[1:3]
-    short = min(height, width)
+    if sizes["image_size"] is None:
+        shape = (min(width, WIDEST), round(height * min(width, WIDEST) / width))
+        return replace(clip, frames=np.stack([np.asarray(Image.fromarray(frame).resize(shape)) for frame in clip.frames]))
+    side, short = min(sizes["image_size"], WIDEST), min(height, width)
     box = ((width - short) / 2, (height - short) / 2, (width + short) / 2, (height + short) / 2)
     squares = [np.asarray(Image.fromarray(frame).resize((side, side), Image.Resampling.BILINEAR, box=box)) for frame in clip.frames]
-    return video.Clip(np.stack(squares), clip.times, clip.decoder)
+    return replace(clip, frames=np.stack(squares))
 
 
 def picture(frame: np.ndarray) -> str:

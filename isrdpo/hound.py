@@ -19,11 +19,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, GenerationConfig, LlamaConfig
-from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import logging as transformers_logging
 
-from isrdpo.hound_model import CheckpointError, HoundConfig, HoundForConditionalGeneration, HoundProcessor
+from isrdpo.hound_model import CheckpointError, HoundConfig, HoundForConditionalGeneration, HoundProcessor, quiet, video_inputs
 
+__all__ = ["CheckpointError", "HoundConfig", "HoundForConditionalGeneration", "HoundProcessor", "video_inputs"]
+
+MODEL_TYPES = ("llava_llama", HoundConfig.model_type)  # in config.json: the original layout, and that of `save`
 VIT_L = {"num_attention_heads": 16, "hidden_act": "gelu", "layer_norm_eps": 1e-5}  # LanguageBind's towers: ViT-L/14
 TEXT_KEYS = (
     "num_attention_heads", "num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "rope_theta", "rope_scaling",
@@ -43,11 +44,6 @@ RENAMES = (  # and back
 )
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 DROPPED = re.compile(r"\.(rotary_emb\.inv_freq|position_ids)$")
-
-
-def video_inputs(features: Tensor) -> dict[str, Any]:
-    """Projected features [B, N, D] as the keyword that `forward` and `generate` take."""
-    return {"mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=features)}}
 
 
 @torch.no_grad()
@@ -259,13 +255,8 @@ def _filled(
             raise CheckpointError(f"{folder}: not LLaVA-Hound's keys, {len(keys)} {fault}: {names}")
     # copied, since a tensor mapped from its file would change or die with the file
     state = {key: tensor.to(dtype, copy=True) for key, tensor in state.items()}
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
+    with quiet():
         model = HoundForConditionalGeneration.from_pretrained(None, config=config, state_dict=state, dtype=dtype)
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()
     model.config.name_or_path = str(folder)
     return _finished(model)
 

@@ -7,6 +7,9 @@ Shapes: B videos, T frames, S image size, P = (S / patch)^2 patches a frame, N =
 import math
 import re
 import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +33,30 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPAttention, CLIPEncoderLayer
 from transformers.models.video_llava.modeling_video_llava import VideoLlavaMultiModalProjector
+from transformers.utils import logging as transformers_logging
+
+from isrdpo import prompts
+from isrdpo.video import Clip
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's, of red, green, blue
+
+
+Video = dict[str, Tensor]  # an encoded video, by name; `features` [N, D] are what enters the LLM
+LLM = ("model.language_model.", "model.text_model.", "lm_head.")  # what is trained, in every family; the rest (towers, projector) is frozen
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' bars for every file read or written and its warnings about names that only TRL uses."""
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*gradient_checkpointing.*is deprecated", FutureWarning)
+            yield
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 class CheckpointError(ValueError):
@@ -221,9 +246,35 @@ class HoundProcessor:
             }[parts[1]] + self.pieces.encode(parts[2])
         return ids
 
+    def request_ids(self, request: str, video: Video | None = None) -> list[int]:
+        """A user's turn about a video to the whole prompt's ids; every video takes the same ones."""
+        return self.prompt_ids(prompts.conversation(request))
+
     def answer_ids(self, text: str) -> list[int]:
         """An answer to ids: no BOS, EOS at the end (the tokens that DPO scores)."""
         return [*self.pieces.encode(text), self.pieces.eos_id()]
+
+    @property
+    def end_ids(self) -> list[int]:
+        """What ends an answer."""
+        return [self.pieces.eos_id()]
+
+    def encode(self, model: "HoundForConditionalGeneration", clip: Clip) -> Video:
+        """A clip of `frames` frames as the LLM takes it, on the CPU."""
+        pixels = self.pixels(clip.frames)[None].to(model.device, model.dtype)
+        return {"features": model.model.get_video_features(pixels).pooler_output[0].cpu().clone()}
+
+    def shares(self, ids: list[int], begin: int) -> bool:
+        """Whether prompts that are alike up to `begin` can share what the LLM read up to there: the whole video is in it."""
+        return self.video_token_id not in ids[begin:]
+
+    def collate(self, videos: list[Video]) -> dict[str, Tensor]:
+        """Several encoded videos as plain tensors."""
+        return {"features": torch.stack([video["features"] for video in videos])}
+
+    def inputs(self, collated: dict[str, Tensor], ids: Tensor) -> dict[str, Any]:
+        """What `forward` takes beside `ids` [B, L], from B videos."""
+        return video_inputs(collated["features"])
 
     def decode(self, ids: list[int] | Tensor) -> str:
         """Ids to text without special tokens and outer spaces, as the reference prints it."""
@@ -239,6 +290,11 @@ class HoundProcessor:
         """An image uint8 [H, W, 3] -> float32 [3, S, S]: resized (bicubic) and cropped, then normalized."""
         size, _ = self.still or (self.image_size, self.patch_size)
         return ((_square(_unit(image[None]), size, "bicubic") - _channels(MEAN)) / _channels(STD))[0]
+
+
+def video_inputs(features: Tensor) -> dict[str, Any]:
+    """Projected features [B, N, D] as the keyword that `forward` and `generate` take."""
+    return {"mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=features)}}
 
 
 def _unit(frames: np.ndarray | Tensor) -> Tensor:

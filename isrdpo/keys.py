@@ -16,7 +16,7 @@ NOTEBOOKS = {
     "data": "01_data_prep", "respond": "02_retrospection", "judge": "03_judging", "train": "04_dpo_training", "evaluate": "05_evaluation",
 }  # fmt: skip
 VERSIONS = {"data": 1, "respond": 1, "judge": 1, "train": 1, "evaluate": 1, "look": 1}  # raise one when its rows change meaning
-MODEL = ("model.path", "model.dtype", "model.image_tower", "model.video_tower")
+MODEL = ("model.path", "model.dtype", "model.quantize", "model.image_tower", "model.video_tower", "video.frames", "video.max_pixels")
 DEPENDS = {  # dotted keys, or whole sections
     "data": ("data", "toybox", "seed", "video.span"),
     "respond": ("seed", *MODEL, "video.span", "prompts.context", "prompts.retrospection", "respond"),

@@ -43,6 +43,9 @@ def run(run: Run, iteration: int) -> None:
         model = vlmm.open_model(run.params, policy)
         if settings.without_context and with_context:
             judge_again(stage, run, model, samples, with_context)
+        if settings.examples and not model.explains:
+            stage.warn(f"{run.params.model.path}: heat maps are drawn for LLaVA-Hound checkpoints only; look.examples has no effect")
+            return
         records.write(stage.path("looks.jsonl"), [looked for row in chosen(stage, run, rows) for looked in look(stage, run, model, samples[row.id], row)])
 
 
@@ -74,15 +77,15 @@ def look(stage: Stage, run: Run, model: "VideoModel", sample: records.Sample, ro
     over the first (nats), `heat` [T][g][g], and for the control `random_log_odds`."""
     import torch
 
-    frames = video.read(video.resolve(run.video_root(), sample.video), model.processor.frames, stage.params.video.span).frames
-    pixels = model.processor.pixels(frames)
+    path = video.resolve(run.video_root(), sample.video)
+    seen = model.encode([path])[0]
+    pixels = model.processor.pixels(video.read(path, model.processor.frames, stage.params.video.span).frames)
     blank = pixels.flatten(2).median(-1).values[..., None, None].expand_as(pixels)
     grid = max(g for g in range(1, GRID + 1) if pixels.shape[-1] % g == 0)
     made, template = [], stage.params.prompts
     for context in dict.fromkeys([row.context, None]):
-        asked = prompts.judge_request(template.judge_without_context if context is None else template.judge, sample.question, *row.responses, context)
-        request = prompts.conversation(asked)
-        if model.room(request) < 1:
+        request = prompts.judge_request(template.judge_without_context if context is None else template.judge, sample.question, *row.responses, context)
+        if model.room(request, seen) < 1:
             continue
         name, base = "without" if context is None else "with its description", {"id": sample.id, "video": sample.video}
         odds, heat = model.gradient(pixels, blank, request, grid)

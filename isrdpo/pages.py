@@ -103,7 +103,7 @@ def _count(found: list[dict], stage: str) -> int:
 def _model(run: Run) -> str:
     path = run.folder / "model.json"
     sizes = records.read_json(path) if path.exists() else None
-    return run.params.model.path + (f" ({sizes['frames']} frames of {sizes['image_size']} px)" if sizes else "")
+    return run.params.model.path + (f" ({sizes['frames']} frames{' of ' + str(sizes['image_size']) + ' px' if sizes['image_size'] else ''})" if sizes else "")
 
 
 def _provenance(made: dict) -> Any:

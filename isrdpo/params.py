@@ -19,7 +19,7 @@ from isrdpo import prompts, records, strict_yaml
 BASE = Path(__file__).parent.parent / "params" / "base.yaml"
 ABOVE_ZERO = {
     "iterations", "batch_size", "max_new_tokens", "context_max_new_tokens", "epochs", "gradient_accumulation", "learning_rate",
-    "beta", "max_length", "max_grad_norm", "save_steps", "lora_r", "lora_alpha", "top_p", "keep_surest",
+    "beta", "max_length", "max_grad_norm", "save_steps", "lora_r", "lora_alpha", "top_p", "keep_surest", "frames", "max_pixels",
 }  # fmt: skip
 SHARES = {"max_bad_share", "top_p", "warmup_ratio", "lora_dropout", "occlusion", "lookalike", "ld_alpha", "keep_surest"}
 SECRET = re.compile(
@@ -55,6 +55,8 @@ class Toybox:
 @dataclass(frozen=True)
 class Video:
     span: Literal["whole", "first_10s"]
+    frames: int | None
+    max_pixels: int | None
     cache: bool
 
 
@@ -63,6 +65,7 @@ class Model:
     path: str
     dtype: Literal["float32", "bfloat16", "float16"]
     device: str
+    quantize: Literal["none", "8bit", "4bit"]
     image_tower: str | None
     video_tower: str | None
 

@@ -10,9 +10,7 @@ from isrdpo import prompts, records, video
 from isrdpo.runs import Run, RunError, Stage, draw_seed, progress, stage_main
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from isrdpo.vlmm import VideoModel
+    from isrdpo.vlmm import Video, VideoModel
 
 
 def run(run: Run, iteration: int) -> None:
@@ -70,14 +68,14 @@ def write(
             responses.append(respond(stage, model, batch, features, known, previous))
 
 
-def describe(stage: Stage, model: "VideoModel", features: "dict[str, Tensor]", previous: dict[str, str]) -> list[dict]:
+def describe(stage: Stage, model: "VideoModel", features: "dict[str, Video]", previous: dict[str, str]) -> list[dict]:
     """c_t of each video (`features` by name), as rows; none with `context: none`."""
     settings, templates, names = stage.params.respond, stage.params.prompts, list(features)
     if settings.context == "none":
         return []
     asked = [templates.context if n not in previous else prompts.retrospection_request(templates.retrospection, previous[n]) for n in names]
     texts = model.generate(
-        list(features.values()), [prompts.conversation(a) for a in asked], max_new_tokens=settings.context_max_new_tokens,
+        list(features.values()), asked, max_new_tokens=settings.context_max_new_tokens,
         temperature=settings.context_temperature, top_p=settings.top_p, top_k=settings.top_k,
         seeds=[draw_seed(stage.params.seed, stage.t, n, "context") for n in names],
     )  # fmt: skip
@@ -85,13 +83,13 @@ def describe(stage: Stage, model: "VideoModel", features: "dict[str, Tensor]", p
 
 
 def respond(
-    stage: Stage, model: "VideoModel", batch: list[records.Sample], features: "dict[str, Tensor]", contexts: dict, previous: dict
+    stage: Stage, model: "VideoModel", batch: list[records.Sample], features: "dict[str, Video]", contexts: dict, previous: dict
 ) -> list[records.Responses]:
     """y1 and y2 of each sample, with the c_t that will judge them. Drawn together, so that a video is read once for both."""
     settings = stage.params.respond
     twice = [(s, name) for name in ("y1", "y2") for s in batch]
     texts = model.generate(
-        [features[s.video] for s, _ in twice], [prompts.conversation(s.question) for s, _ in twice], max_new_tokens=settings.max_new_tokens,
+        [features[s.video] for s, _ in twice], [s.question for s, _ in twice], max_new_tokens=settings.max_new_tokens,
         temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k,
         seeds=[draw_seed(stage.params.seed, stage.t, s.id, name) for s, name in twice],
     )  # fmt: skip

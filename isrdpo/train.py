@@ -17,7 +17,7 @@ from isrdpo import records, video
 from isrdpo.runs import Run, RunError, Stage, draw_seed, stage_main
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from isrdpo.vlmm import Video
 
 COLUMNS = {  # train.csv's columns, and what TRL calls them; its num_tokens starts again after a resume, so it is left out
     "step": "step",
@@ -34,7 +34,7 @@ COLUMNS = {  # train.csv's columns, and what TRL calls them; its num_tokens star
     "chosen_words": "chosen_words",
     "rejected_words": "rejected_words",
 }
-FEATURE_MEMORY = 8 * 2**30  # bytes of projected features held at once: 500 clips of a 7B model, all of Toybox
+FEATURE_MEMORY = 8 * 2**30  # bytes of encoded videos held at once: 500 clips of a 7B model, all of Toybox
 
 
 def run(run: Run, iteration: int) -> None:
@@ -59,16 +59,16 @@ def _train(run: Run, iteration: int, stage: Stage) -> None:
     preferences = records.read(source, records.Preference)
     stage.total = len(preferences)
     opened = vlmm.open_model(params, policy)
-    rows = [dpo.row(preference, opened.processor) for preference in preferences]
+    root, dtype = run.video_root(), opened.model.dtype
+    videos = clip_features(lambda name: video.resolve(root, name), opened.encode, [preference.video for preference in preferences])
+    rows = [dpo.row(preference, opened.processor, videos(preference.video)) for preference in preferences]
     kept = [row for row in rows if dpo.text_tokens(row, opened.processor) <= params.train.max_length]
     stage.count("pairs", len(kept))
     stage.count("too_long", len(rows) - len(kept))
     checkpoints, model, log = stage.path("checkpoints"), opened.model, []
     if kept:
-        root, dtype = run.video_root(), model.dtype
-        features = clip_features(lambda name: video.resolve(root, name), opened.encode, [row["video"] for row in kept])
         seed = draw_seed(params.seed, iteration, "train", "order") % 2**32
-        trainer = dpo.trainer(model, opened.processor, kept, features, params.train, checkpoints, seed)
+        trainer = dpo.trainer(model, opened.processor, kept, videos, params.train, checkpoints, seed)
         if spare := dpo.spare_gpus(model.device):
             stage.warn(f"{spare} more GPUs are visible; one process trains on one")
         log = dpo.fit(trainer, f"{stage.key} {hashlib.sha256(source.read_bytes()).hexdigest()}")
@@ -81,18 +81,18 @@ def _train(run: Run, iteration: int, stage: Stage) -> None:
 
 
 def clip_features(
-    path: Callable[[str], Path], encode: Callable[[list[Path]], "list[Tensor]"], names: list[str]
-) -> "Callable[[str], Tensor]":
-    """A video's name -> its projected features [N, D] on the CPU. Each distinct clip is encoded once, ahead; what does
+    path: Callable[[str], Path], encode: Callable[[list[Path]], "list[Video]"], names: list[str]
+) -> "Callable[[str], Video]":
+    """A video's name -> the video as the LLM takes it, on the CPU. Each distinct clip is encoded once, ahead; what does
     not fit in FEATURE_MEMORY is asked of `encode` (which has a cache on disk) when its turn comes."""
-    held: dict[str, Tensor] = {}
+    held: dict[str, Video] = {}
     room, waiting = FEATURE_MEMORY, list(dict.fromkeys(names))
     while waiting and room > 0:
         batch, waiting = waiting[:16], waiting[16:]
-        for name, features in zip(batch, encode([path(name) for name in batch]), strict=True):
-            held[name] = features.detach().cpu()
-            room -= features.nbytes
-    return lambda name: held[name] if name in held else encode([path(name)])[0].detach().cpu()
+        for name, made in zip(batch, encode([path(name) for name in batch]), strict=True):
+            held[name] = made
+            room -= sum(tensor.nbytes for tensor in made.values())
+    return lambda name: held[name] if name in held else encode([path(name)])[0]
 
 
 def write_table(path: Path, log: list[dict[str, Any]]) -> None:
@@ -106,11 +106,11 @@ def write_table(path: Path, log: list[dict[str, Any]]) -> None:
 
 def save_policy(model: Any, processor: Any, folder: Path) -> None:
     """Writes the policy beside its place, flushes it to disk, then renames it: `folder` is whole or not there."""
-    from isrdpo import hound
+    from isrdpo import vlmm
 
     partial = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(partial, ignore_errors=True)
-    hound.save(model, processor, partial)
+    vlmm.save(model, processor, partial)
     for path in [*partial.iterdir(), partial]:
         handle = os.open(path, os.O_RDONLY)
         os.fsync(handle)

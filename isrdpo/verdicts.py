@@ -8,9 +8,7 @@ from isrdpo.params import Params
 from isrdpo.records import Judgment
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from isrdpo.vlmm import VideoModel
+    from isrdpo.vlmm import Video, VideoModel
 
 TOO_LONG = "(not asked: description and responses are longer than the model's positions)"
 
@@ -21,7 +19,7 @@ def own(params: Params) -> Params:
 
 
 def ask(
-    model: "VideoModel", params: Params, ids: Sequence[str], videos: "list[Tensor]", questions: Sequence[str],
+    model: "VideoModel", params: Params, ids: Sequence[str], videos: "list[Video]", questions: Sequence[str],
     pairs: Sequence[list[str]], contexts: Sequence[str | None],
 ) -> list[list[Judgment]]:  # fmt: skip
     """For each row one Judgment an order (`judge.orders`: as given, then swapped). One batch: the caller cuts. Both orders of a row
@@ -32,17 +30,17 @@ def ask(
     for row, order in rows:
         first, second = pairs[row] if order == 0 else pairs[row][::-1]
         template = params.prompts.judge_without_context if contexts[row] is None else params.prompts.judge
-        requests.append(prompts.conversation(prompts.judge_request(template, questions[row], first, second, contexts[row])))
+        requests.append(prompts.judge_request(template, questions[row], first, second, contexts[row]))
     for (row, order), (shown, reply, scores) in zip(rows, _answers(model, params, [videos[row] for row, _ in rows], requests), strict=True):
         choice = None if shown is None else shown if order == 0 else 1 - shown
         calls[row].append(Judgment(ids[row], order, choice, reply, scores if scores is None or order == 0 else scores[::-1]))
     return calls
 
 
-def _answers(model: "VideoModel", params: Params, videos: "list[Tensor]", requests: list[str]) -> list[tuple]:
+def _answers(model: "VideoModel", params: Params, videos: "list[Video]", requests: list[str]) -> list[tuple]:
     """(which shown response was chosen or None, the reply's text, log-probabilities of the shown responses or None)."""
     needed = params.judge.max_new_tokens
-    fitting = [n for n, request in enumerate(requests) if model.room(request) >= needed]
+    fitting = [n for n, request in enumerate(requests) if model.room(request, videos[n]) >= needed]
     answers: list[tuple] = [(None, TOO_LONG, None)] * len(requests)
     shown, asked = [videos[n] for n in fitting], [requests[n] for n in fitting]
     if fitting and params.judge.method == "generate":

@@ -4,7 +4,7 @@ Files go through decord, else PyAV (where decord has no wheel or cannot decode);
 The rule is LLaVA-Hound's: `np.linspace(0, n - 1, T, dtype=int)` over the whole clip, or over its first 10 seconds.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -22,11 +22,15 @@ class VideoError(OSError):
 
 @dataclass(frozen=True)
 class Clip:
-    """frames: uint8 [T, H, W, 3]; times: float [T], seconds from the start; decoder: decord, pyav or frames."""
+    """frames: uint8 [T, H, W, 3]; times: float [T], seconds from the start; decoder: decord, pyav or frames; indices: int [T], which of the
+    `count` frames that were sampled over they are; rate: frames a second of the source."""
 
     frames: np.ndarray
     times: np.ndarray
     decoder: str
+    indices: np.ndarray
+    count: int
+    rate: float
 
 
 def read(path: Path, frames: int, span: str = "whole") -> Clip:
@@ -43,6 +47,18 @@ def read(path: Path, frames: int, span: str = "whole") -> Clip:
         return _read_decord(decord, path, frames, span)
     except Exception:  # noqa: BLE001 (no decord here, or one of its bare Exceptions: PyAV has the last word)
         return _read_pyav(path, frames, span)
+
+
+def smaller(clip: Clip, max_pixels: int) -> Clip:
+    """The clip with its frames scaled down, in proportion, to at most `max_pixels` pixels each; as it is when they are, or at 0."""
+    height, width = clip.frames.shape[1:3]
+    if not max_pixels or height * width <= max_pixels:
+        return clip
+    from PIL import Image
+
+    scale = (max_pixels / (height * width)) ** 0.5
+    size = max(1, int(width * scale)), max(1, int(height * scale))
+    return replace(clip, frames=np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)) for frame in clip.frames]))
 
 
 def resolve(root: Path, name: str) -> Path:
@@ -76,11 +92,14 @@ def _pictures(folder: Path) -> list[Path]:
     )
 
 
+def _sampled(count: int, rate: float, span: str) -> int:
+    """How many of a clip's `count` frames at `rate` a second are sampled over."""
+    return max(min(int(rate * 10), count) if span == "first_10s" else count, 1)
+
+
 def _chosen(count: int, rate: float, frames: int, span: str) -> np.ndarray:
     """Indices of the frames to take from a clip of `count` frames at `rate` a second."""
-    if span == "first_10s":
-        count = min(int(rate * 10), count)
-    return np.linspace(0, max(count, 1) - 1, frames, dtype=int)
+    return np.linspace(0, _sampled(count, rate, span) - 1, frames, dtype=int)
 
 
 def _read_folder(path: Path, frames: int) -> Clip:
@@ -98,13 +117,15 @@ def _read_folder(path: Path, frames: int) -> Clip:
             raise VideoError(f"{pictures[i]}: not a readable picture ({type(error).__name__})") from error
         if loaded[i].shape != loaded[0].shape:
             raise VideoError(f"{pictures[i]}: of another size than {pictures[0].name}")
-    return Clip(np.stack([loaded[i] for i in chosen.tolist()]), chosen / FOLDER_RATE, "frames")
+    return Clip(np.stack([loaded[i] for i in chosen.tolist()]), chosen / FOLDER_RATE, "frames", chosen, len(pictures), FOLDER_RATE)
 
 
 def _read_decord(decord: ModuleType, path: Path, frames: int, span: str) -> Clip:
     reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
-    chosen = _chosen(len(reader), reader.get_avg_fps(), frames, span)
-    return Clip(reader.get_batch(chosen).asnumpy(), reader.get_frame_timestamp(chosen)[:, 0].astype(float), "decord")
+    count, rate = len(reader), reader.get_avg_fps()
+    chosen = _chosen(count, rate, frames, span)
+    times = reader.get_frame_timestamp(chosen)[:, 0].astype(float)
+    return Clip(reader.get_batch(chosen).asnumpy(), times, "decord", chosen, _sampled(count, rate, span), rate)
 
 
 def _read_pyav(path: Path, frames: int, span: str) -> Clip:
@@ -117,14 +138,15 @@ def _read_pyav(path: Path, frames: int, span: str) -> Clip:
         ):  # an edit list may hide a few frames; a damaged file lacks more, and a part of it would be a lie
             if count < max(1, 0.95 * declared):
                 raise VideoError(f"{path}: damaged, only {count} of {declared} frames decode")
-            chosen = _chosen(count, rate, frames, span)
+            declared, chosen = count, _chosen(count, rate, frames, span)
             found = _decode(path, chosen)[1]
     except VideoError:
         raise
     except Exception as error:
         raise VideoError(f"{path}: not a readable video ({type(error).__name__})") from error
     taken = [found[i] for i in chosen.tolist()]
-    return Clip(np.stack([picture for picture, _ in taken]), np.array([time for _, time in taken]), "pyav")
+    pictures, times = np.stack([picture for picture, _ in taken]), np.array([time for _, time in taken])
+    return Clip(pictures, times, "pyav", chosen, _sampled(declared, rate, span), rate)
 
 
 def _declared(path: Path) -> tuple[int, float]:

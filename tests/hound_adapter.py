@@ -82,7 +82,7 @@ class Adapter:
             prompt = self._expanded(ids)[: labels.index(answer[0])]
             rows.append({"prompt_ids": prompt, "chosen_ids": answer, "rejected_ids": answer, "video": str(number)})
             rows[-1] |= {"chosen_words": 0, "rejected_words": 0}
-        clips = {str(n): self.features(clip, "VIDEO") for n, clip in enumerate(pixels)}
+        clips = {str(n): {"features": self.features(clip, "VIDEO")} for n, clip in enumerate(pixels)}
         with tempfile.TemporaryDirectory() as folder:
             made = dpo.trainer(self.model, self.processor, rows, clips.get, SETTINGS, Path(folder), seed=0)
             totals = []

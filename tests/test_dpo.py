@@ -82,8 +82,8 @@ def settings(**changes: Any) -> Train:
 def make_trainer(
     folder: Path, model: HoundForConditionalGeneration | None = None, rows: list[dict] | None = None, **changes: Any
 ) -> dpo.VideoDPOTrainer:
-    rows = rows or [dpo.row(preference, PROCESSOR) for preference in preferences()]
-    return dpo.trainer(model or make_model(), PROCESSOR, rows, VIDEOS.__getitem__, settings(**changes), folder, seed=3)
+    rows = rows or [dpo.row(preference, PROCESSOR, {}) for preference in preferences()]
+    return dpo.trainer(model or make_model(), PROCESSOR, rows, lambda name: {"features": VIDEOS[name]}, settings(**changes), folder, seed=3)
 
 
 def batch_of(trainer: dpo.VideoDPOTrainer) -> dict[str, Tensor]:
@@ -129,7 +129,7 @@ def test_log_probs_and_loss_equal_a_computation_by_hand(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_length_margin_inside_the_sigmoid(tmp_path: Path, method: str) -> None:
     """R-DPO: -log sigmoid(beta * difference of log-ratios + alpha * (|y_w| - |y_l|)), lengths in tokens with EOS."""
-    rows = [dpo.row(preference, PROCESSOR) for preference in preferences(5)]
+    rows = [dpo.row(preference, PROCESSOR, {}) for preference in preferences(5)]
     plain, priced = (make_trainer(tmp_path / name, rows=rows, beta=0.3, method=method, lora_dropout=0.0, length_alpha=alpha) for name, alpha in (("plain", None), ("priced", 0.05)))
     for trainer in (plain, priced):
         for parameter in filter(lambda parameter: parameter.requires_grad, trainer.model.parameters()):
@@ -164,8 +164,8 @@ def test_a_length_margin_trains_and_is_checked(tmp_path: Path) -> None:
 
 def test_chosen_and_rejected_see_the_same_video_and_it_is_their_own(tmp_path: Path) -> None:
     batch = batch_of(make_trainer(tmp_path))
-    assert torch.equal(batch["video"][:8], batch["video"][8:])
-    for features, preference in zip(batch["video"], preferences(), strict=False):
+    assert torch.equal(batch["video.features"][:8], batch["video.features"][8:])
+    for features, preference in zip(batch["video.features"], preferences(), strict=False):
         assert torch.equal(features, VIDEOS[preference.video])
     assert all(isinstance(value, Tensor) for value in batch.values())  # what pinned memory can take
 
@@ -173,7 +173,7 @@ def test_chosen_and_rejected_see_the_same_video_and_it_is_their_own(tmp_path: Pa
 def test_another_video_changes_both_log_probs_of_policy_and_reference(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     batch = batch_of(trainer)
-    other = batch | {"video": batch["video"].roll(1, dims=1)}
+    other = batch | {"video.features": batch["video.features"].roll(1, dims=1)}
     for model in (trainer.model, trainer.ref_model):
         for now, then in zip(
             trainer.compute_ref_log_probs(model, batch), trainer.compute_ref_log_probs(model, other), strict=True
@@ -183,13 +183,13 @@ def test_another_video_changes_both_log_probs_of_policy_and_reference(tmp_path: 
 
 def test_a_batch_without_its_video_is_an_error(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
-    batch = {name: value for name, value in batch_of(trainer).items() if name != "video"}
-    with pytest.raises(KeyError, match="video"):
+    batch = {name: value for name, value in batch_of(trainer).items() if name != "video.features"}
+    with pytest.raises(KeyError, match="features"):
         trainer.compute_loss(trainer.model, batch)
 
 
 def test_training_sees_the_tokens_of_generation_and_the_answer_ends() -> None:
-    row = dpo.row(Preference("a", "one", "What  moves?\n<video>", "a \x00 cat", "a \x01 dog", None), PROCESSOR)
+    row = dpo.row(Preference("a", "one", "What  moves?\n<video>", "a \x00 cat", "a \x01 dog", None), PROCESSOR, {})
     assert row["prompt_ids"] == PROCESSOR.prompt_ids(prompts.conversation("What  moves?\n<video>"))
     assert row["prompt_ids"].count(PROCESSOR.video_token_id) == PROCESSOR.video_tokens
     assert row["chosen_ids"][-1] == row["rejected_ids"][-1] == PROCESSOR.pieces.eos_id()
@@ -201,7 +201,7 @@ def test_training_sees_the_tokens_of_generation_and_the_answer_ends() -> None:
 
 def test_no_answer_is_cut(tmp_path: Path) -> None:
     long = Preference("long", "one", "What moves?", "cat " * 1500, "dog", None)
-    trainer = make_trainer(tmp_path, rows=[dpo.row(long, PROCESSOR)])
+    trainer = make_trainer(tmp_path, rows=[dpo.row(long, PROCESSOR, {})])
     batch = batch_of(trainer)
     answer = PROCESSOR.answer_ids(long.chosen)
     assert len(answer) > 1024 and trainer.args.max_length is None

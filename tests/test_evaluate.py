@@ -63,7 +63,7 @@ def test_answers_are_greedy_in_order_and_empty_ones_counted(ready: Callable) -> 
     samples, answers = records.read(run.file(0, "samples.jsonl"), records.Sample), records.read(run.file(0, "answers.jsonl"), records.Answer)
     assert [(a.id, a.question) for a in answers] == [(s.id, s.question) for s in samples]
     model = vlmm.open_model(run.params, run.policy(1))
-    alone = model.generate(model.encode([video.resolve(run.video_root(), samples[4].video)]), [prompts.conversation(samples[4].question)], max_new_tokens=8)
+    alone = model.generate(model.encode([video.resolve(run.video_root(), samples[4].video)]), [samples[4].question], max_new_tokens=8)
     assert answers[4].response == alone[0] and all(a.words == metrics.words(a.response) for a in answers)
     assert run.done("evaluate", 0)["counts"]["empty"] == sum(not a.response.strip() for a in answers)
 
@@ -76,9 +76,9 @@ def test_the_fixed_pairs_are_judged_with_the_policy_s_own_description(ready: Cal
     assert [row["id"] for row in contexts] == [p.id for p in pairs]
     model = vlmm.open_model(run.params, run.policy(1))
     videos = model.encode([video.resolve(run.video_root(), pairs[0].video)])
-    assert model.generate(videos, [prompts.conversation(prompts.CONTEXT)], max_new_tokens=8) == [contexts[0]["context"]]
+    assert model.generate(videos, [prompts.CONTEXT], max_new_tokens=8) == [contexts[0]["context"]]
     for template, given in ((prompts.JUDGE, contexts[0]["context"]), (prompts.JUDGE_WITHOUT_CONTEXT, None)):
-        asked = prompts.conversation(prompts.judge_request(template, pairs[0].question, *pairs[0].responses, given))
+        asked = prompts.judge_request(template, pairs[0].question, *pairs[0].responses, given)
         (call,) = [c for c in calls if c["id"] == pairs[0].id and c["with_context"] == (given is not None) and c["order"] == 0]
         assert call["scores"] == pytest.approx(model.choose(videos, [asked])[0].tolist(), abs=1e-5)
     figures = records.read_json(run.file(0, "eval.json"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from isrdpo import data, judge, keys, look, prompts, records, respond, video, vlmm
+from isrdpo import data, judge, keys, look, records, respond, video, vlmm
 
 CALLS = "judgments_no_context.jsonl"
 
@@ -80,7 +80,7 @@ def test_the_gradient_is_the_verdicts_own(judged: Callable) -> None:
     model = vlmm.open_model(run.params.override("model", {"dtype": "float32"}), run.policy(1))
     sample = records.read(run.file(1, "samples.jsonl"), records.Sample)[0]
     pixels = model.processor.pixels(video.read(video.resolve(run.video_root(), sample.video), 4).frames)
-    blank, prompt = torch.zeros_like(pixels), prompts.conversation("Response A: x Response B: y Which response is better, A or B?")
+    blank, prompt = torch.zeros_like(pixels), "Response A: x Response B: y Which response is better, A or B?"
     odds, whole = model.gradient(pixels, blank, prompt, 1)
     features = model.encode([Path(video.resolve(run.video_root(), sample.video))])
     chosen = model.choose(features, [prompt])[0]

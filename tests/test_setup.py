@@ -133,8 +133,9 @@ LAYERS = [
     {"prompts", "records", "metrics"},
     {"params"},
     {"keys", "provenance", "verdicts"},
-    {"runs", "video", "hound_model", "toybox"},
-    {"hound"},
+    {"runs", "video", "toybox"},
+    {"hound_model"},
+    {"hound", "auto"},
     {"vlmm", "dpo"},
     {"data", "respond", "judge", "look", "train", "evaluate"},
     {"plots", "show"},
@@ -146,7 +147,7 @@ LAYERS = [
     {"launch"},
     {"__main__"},
 ]
-STAGES = LAYERS[7]
+STAGES = LAYERS[8]
 
 
 def layer(name: str) -> int:

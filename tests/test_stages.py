@@ -28,7 +28,7 @@ def rows_on_disk(run: runs.Run) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def opened(make_run: Callable) -> tuple[runs.Run, vlmm.VideoModel, list[records.Sample], list[torch.Tensor]]:
+def opened(make_run: Callable) -> tuple[runs.Run, vlmm.VideoModel, list[records.Sample], list[vlmm.Video]]:
     run = make_run("one")
     go(run, 1, "data")
     samples = records.read(run.file(1, "samples.jsonl"), records.Sample)
@@ -38,7 +38,7 @@ def opened(make_run: Callable) -> tuple[runs.Run, vlmm.VideoModel, list[records.
 
 def test_a_draw_does_not_depend_on_its_batch(opened) -> None:
     _, model, samples, videos = opened
-    asked = [prompts.conversation(s.question) for s in samples]
+    asked = [s.question for s in samples]
     how = {"temperature": 1.0, "top_p": 0.9, "top_k": 50, "max_new_tokens": 8}
     together = model.generate(videos, asked, seeds=list(range(10)), **how)
     alone = [model.generate([v], [a], seeds=[n], **how)[0] for n, (v, a) in enumerate(zip(videos, asked, strict=True))]
@@ -54,15 +54,15 @@ def test_keyed_noise_draws_from_the_softmax() -> None:
 
 def test_greedy_is_what_transformers_generates(opened) -> None:
     _, model, samples, videos = opened
-    prompt = prompts.conversation(samples[0].question)
-    inputs = model._inputs(videos[:1], [model.processor.prompt_ids(prompt)])
+    prompt = samples[0].question
+    inputs = model._inputs(videos[:1], [model.processor.request_ids(prompt)])
     made = model.model.generate(**inputs, max_new_tokens=8, do_sample=False, eos_token_id=2, pad_token_id=0)
     assert model.generate(videos[:1], [prompt], max_new_tokens=8) == [model.processor.decode(made[0, inputs["input_ids"].shape[1] :])]
 
 
 def test_the_video_reaches_the_judge(opened) -> None:
     _, model, samples, videos = opened
-    request = prompts.conversation(prompts.judge_request(prompts.JUDGE_WITHOUT_CONTEXT, "What?", "Red.", "Blue.", None))
+    request = prompts.judge_request(prompts.JUDGE_WITHOUT_CONTEXT, "What?", "Red.", "Blue.", None)
     same, other = model.choose([videos[0], videos[1]], [request] * 2)
     assert not torch.allclose(same, other)
 
@@ -71,8 +71,8 @@ def test_a_cached_feature_is_the_encoded_one(opened) -> None:
     run, model, samples, videos = opened
     fresh = vlmm.VideoModel(model.model, model.processor)
     paths = [video.resolve(run.video_root(), s.video) for s in samples]
-    assert all(torch.equal(a, b) for a, b in zip(videos, model.encode(paths), strict=True))
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(videos, fresh.encode(paths), strict=True))
+    assert all(torch.equal(a["features"], b["features"]) for a, b in zip(videos, model.encode(paths), strict=True))
+    assert all(torch.allclose(a["features"], b["features"], atol=1e-5) for a, b in zip(videos, fresh.encode(paths), strict=True))
 
 
 def test_swapping_the_responses_swaps_the_verdict(opened) -> None:

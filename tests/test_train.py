@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from test_dpo import PROCESSOR, make_model, preferences
 
-from isrdpo import dpo, hound, params, prompts, records, train, vlmm
+from isrdpo import dpo, hound, params, records, train, vlmm
 from isrdpo.runs import Run, RunError
 
 PRESET = Path(__file__).parent.parent / "params" / "toybox.yaml"
@@ -159,11 +159,11 @@ def test_training_reads_the_videos_and_tokens_that_generation_reads(world: Path,
     opened = vlmm.open_model(run.params, run.policy(1))
     clip, preference = world / "clips" / "one", preferences()[0]
     replies = ("red cat", "red dogs")
-    scores = opened.choose(opened.encode([clip]), [prompts.conversation(preference.question)], replies)[0]
+    scores = opened.choose(opened.encode([clip]), [preference.question], replies)[0]
     chosen, rejected = (opened.processor.answer_ids(text) for text in replies)
     end = 1 + next(n for n, pair in enumerate(zip(chosen, rejected, strict=False)) if len(set(pair)) == 2)
     chosen, rejected = chosen[:end], rejected[:end]
-    row = dpo.row(preference, opened.processor) | {"chosen_ids": chosen, "rejected_ids": rejected}
+    row = dpo.row(preference, opened.processor, {}) | {"chosen_ids": chosen, "rejected_ids": rejected}
     features = train.clip_features(lambda name: world / "clips" / name, opened.encode, ["one"])
     trainer = dpo.trainer(opened.model, opened.processor, [row], features, run.params.train, tmp_path / "new", seed=0)
     first, second = trainer.compute_ref_log_probs(trainer.model, trainer.data_collator([row]))
@@ -173,15 +173,15 @@ def test_training_reads_the_videos_and_tokens_that_generation_reads(world: Path,
 def test_each_clip_is_encoded_once_and_held_only_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def encode(paths: list[Path]) -> list[torch.Tensor]:
+    def encode(paths: list[Path]) -> list[dict]:
         asked.extend(path.name for path in paths)
-        return [torch.full((2, 3), float(len(path.name))) for path in paths]
+        return [{"features": torch.full((2, 3), float(len(path.name)))} for path in paths]
 
     features = train.clip_features(Path, encode, ["a", "bb", "a", "bb"])
-    assert features("bb").eq(2).all() and features("a").eq(1).all() and asked == ["a", "bb"]
+    assert features("bb")["features"].eq(2).all() and features("a")["features"].eq(1).all() and asked == ["a", "bb"]
     monkeypatch.setattr(train, "FEATURE_MEMORY", 0)
     features = train.clip_features(Path, encode, ["a", "bb"])
-    assert features("bb").eq(2).all() and asked == ["a", "bb", "bb"]
+    assert features("bb")["features"].eq(2).all() and asked == ["a", "bb", "bb"]
 
 
 def test_older_policies_go_once_they_are_evaluated(world: Path, tmp_path: Path) -> None:

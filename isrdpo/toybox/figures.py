@@ -66,8 +66,7 @@ def measure(settings: params.Params, model: vlmm.VideoModel, folder: Path, count
     def say(requests: list[str], tokens: int, draw: str = "") -> list[str]:
         how = {"temperature": settings.respond.temperature, "top_p": settings.respond.top_p, "top_k": settings.respond.top_k} if draw else {}
         seeds = [draw_seed(SEED, 0, row.id, draw) for row in rows]
-        full = [prompts.conversation(request) for request in requests]
-        made = (model.generate(videos[c], full[c], seeds=seeds[c], max_new_tokens=tokens, **how) for c in progress(cuts, len(cuts), draw or "greedy"))
+        made = (model.generate(videos[c], requests[c], seeds=seeds[c], max_new_tokens=tokens, **how) for c in progress(cuts, len(cuts), draw or "greedy"))
         return [text for part in made for text in part]
 
     questions, limit = [row.question for row in rows], settings.respond.context_max_new_tokens
