@@ -26,7 +26,7 @@ from isrdpo.video import Clip
 
 Model = PreTrainedModel
 FRAMES = 8  # as LLaVA-Hound
-TOWERS = ["visual", "vision_tower", "video_tower", "image_tower", "vision_model", "multi_modal_projector", "connector", "vision_resampler", "lm_head"]
+NOT_LLM = r"(?!model\.(?:language_model|text_model)\.).*"  # modules that stay as they are when the LLM is quantized
 
 
 class Processor:
@@ -138,14 +138,14 @@ def model_type(path: str) -> str:
 
 def load(path: str, *, frames: int | None, dtype: torch.dtype, device: str, quantize: str = "none") -> tuple[Model, Processor]:
     """A checkpoint (folder or hub id) of any family, ready for inference. `frames` a video, None: 8. `quantize`: none, 8bit or 4bit (the LLM's
-    layers; bitsandbytes, CUDA). No code of the checkpoint's own is run. Raises CheckpointError: what the family lacks, or what is missing in the folder."""
+    layers; bitsandbytes, meant for CUDA). No code of the checkpoint's own is run. Raises CheckpointError: what the family lacks, or what is missing in the folder."""
     kind = model_type(path)
     options: dict[str, Any] = {"dtype": dtype}
     if quantize != "none":
-        if not device.startswith("cuda") or not is_bitsandbytes_available():
-            raise CheckpointError(f"model.quantize={quantize}: needs a CUDA device (this is {device}) and bitsandbytes (pip install 'isrdpo[quantized]'); or set it none")
+        if not is_bitsandbytes_available():
+            raise CheckpointError(f"model.quantize={quantize}: needs bitsandbytes, which is not installed (uv pip install bitsandbytes); or set it none")
         bits = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype} if quantize == "4bit" else {"load_in_8bit": True}
-        options |= {"quantization_config": BitsAndBytesConfig(**bits, llm_int8_skip_modules=TOWERS), "device_map": {"": device}}
+        options |= {"quantization_config": BitsAndBytesConfig(**bits, llm_int8_skip_modules=[NOT_LLM]), "device_map": {"": device}}
     try:
         with quiet():
             model, found = AutoModelForImageTextToText.from_pretrained(path, output_loading_info=True, **options)

@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,7 +129,7 @@ def trainer(
     """A trainer whose policy is `model` and whose reference is `model` as it is now: a frozen copy (full), or the model
     with its new adapter off (LoRA). Checkpoints go to `folder`."""
     lora = settings.method == "lora"
-    if model.device.type != "cuda":
+    if model.device.type != "cuda" and not getattr(model, "is_quantized", False):
         model.float()
     model.name_or_path = ""  # a name is looked up on the hub by PEFT at every save
     for name, parameter in model.named_parameters():
@@ -162,6 +163,8 @@ def trainer(
 def arguments(settings: Train, folder: Path, seed: int, device: torch.device) -> DPOConfig:
     """TRL's arguments for `train.*`. Seeds and order follow from `seed` (below 2^32); one process uses one GPU."""
     cuda = device.type == "cuda"
+    if settings.bf16 is True and not cuda:
+        raise TrainError(f"train.bf16=true: needs a CUDA device, this is {device.type}; leave it auto")
     made = DPOConfig(
         output_dir=str(folder),
         beta=settings.beta,
@@ -181,7 +184,7 @@ def arguments(settings: Train, folder: Path, seed: int, device: torch.device) ->
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         activation_checkpointing=settings.gradient_checkpointing,
-        bf16=cuda,
+        bf16=cuda if settings.bf16 == "auto" else settings.bf16,
         use_cpu=device.type == "cpu",
         seed=seed,
         data_seed=seed,
@@ -213,10 +216,17 @@ def fit(made: VideoDPOTrainer, key: str) -> list[dict[str, Any]]:
     return [entry for entry in made.state.log_history if "loss" in entry]
 
 
-def trained(made: VideoDPOTrainer) -> HoundForConditionalGeneration | auto.Model:
-    """The policy after `fit`, its adapter merged: the next iteration's reference is this model, not the base's."""
+def trained(made: VideoDPOTrainer, unquantized: Callable[[], auto.Model] | None = None) -> HoundForConditionalGeneration | auto.Model:
+    """The policy after `fit`, its adapter merged: the next iteration's reference is this model, not the base's. An adapter on quantized weights goes
+    into the `unquantized` ones (QLoRA, arXiv:2305.14314): merging into the quantized ones would round it away."""
     model = made.accelerator.unwrap_model(made.model)
-    return model.merge_and_unload() if isinstance(model, PeftModel) else model
+    if not isinstance(model, PeftModel):
+        return model
+    if getattr(model.get_base_model(), "is_quantized", False):
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            model = PeftModel.from_pretrained(unquantized(), folder)
+    return model.merge_and_unload()
 
 
 class Watch(TrainerCallback):

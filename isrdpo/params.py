@@ -126,6 +126,7 @@ class Train:
     ]  # fmt: skip
     ld_alpha: float | None
     length_alpha: float | None
+    bf16: Literal["auto", True, False]
     gradient_checkpointing: bool
     lora_r: int
     lora_alpha: int
@@ -340,6 +341,8 @@ def _rules(made: Params) -> Iterator[str]:
         yield "judge.min_margin: a generated verdict has no margin; set judge.method=score, or leave it 0"
     if made.train.length_alpha and (made.train.loss_type != "sigmoid" or made.train.ld_alpha is not None):
         yield "train.length_alpha: R-DPO's margin goes with loss_type=sigmoid and ld_alpha=null; leave the others as they are, or this null"
+    if made.model.quantize not in (None, "none") and made.train.method == "full":
+        yield "model.quantize: quantized weights are trained under LoRA only; set train.method=lora, or model.quantize=none"
     if made.judge.method == "truth" and made.data.path not in ("toybox", None):
         yield "judge.method: truth needs known facts, which only data.path=toybox has; give generate or score"
     yield from _data_rules(made.data)

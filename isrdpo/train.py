@@ -72,7 +72,8 @@ def _train(run: Run, iteration: int, stage: Stage) -> None:
         if spare := dpo.spare_gpus(model.device):
             stage.warn(f"{spare} more GPUs are visible; one process trains on one")
         log = dpo.fit(trainer, f"{stage.key} {hashlib.sha256(source.read_bytes()).hexdigest()}")
-        model = dpo.trained(trainer).to(dtype)
+        plain = params.override("model", {"quantize": "none", "device": "cpu"})
+        model = dpo.trained(trainer, lambda: vlmm.open_model(plain, policy).model).to(dtype)
     else:
         stage.warn("no pair to train on: the policy stays as it is")
     write_table(stage.path("train.csv"), log)

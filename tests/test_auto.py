@@ -105,7 +105,7 @@ def settings(folder: Path, to: Path, *more: str) -> list[str]:
     return [
         f"run={to}", f"model.path={folder}", "video.frames=4", "iterations=2", "keep_policies=all", "data.samples=8", "data.questions=4", "data.fixed_pairs=2", "max_bad_share=1.0", "respond.max_new_tokens=6",
         "respond.context_max_new_tokens=6", "evaluate.max_new_tokens=6", "respond.batch_size=4", "judge.batch_size=4", "judge.keep_surest=1.0", "judge.orders=1",
-        "evaluate.batch_size=4", "train.batch_size=4", "train.epochs=1", "train.learning_rate=1e-4", "respond.temperature=1.5", *more,
+        "evaluate.batch_size=4", "train.batch_size=4", "train.epochs=1", "train.learning_rate=1e-4", "respond.temperature=1.5", "respond.context_temperature=1.5", *more,
     ]  # fmt: skip
 
 
@@ -141,8 +141,7 @@ def test_training_sees_what_generation_sees(opened: vlmm.VideoModel, clips: list
     at = next(n for n, (a, b) in enumerate(zip(*ids, strict=False)) if a != b)
     row |= {"chosen_ids": ids[0][: at + 1], "rejected_ids": ids[1][: at + 1]}
     scores = opened.choose([videos["a"]], ["What moves?"], replies)[0]
-    changes = {"bf16": "auto"} if "bf16" in params.Train.__dataclass_fields__ else {}
-    chosen = params.load(PRESET, []).override("train", {"method": "lora", "lora_r": 4, **changes}).train
+    chosen = params.load(PRESET, []).override("train", {"method": "lora", "lora_r": 4}).train
     trainer = dpo.trainer(opened.model, opened.processor, [row], videos.__getitem__, chosen, tmp_path, seed=0)
     first, second = trainer.compute_ref_log_probs(trainer.model, trainer.data_collator([row]))
     assert (first - second).item() == pytest.approx((scores[0] - scores[1]).item(), abs=1e-4)
@@ -176,10 +175,36 @@ def test_what_a_family_does_not_support_is_said_by_name_before_any_work(tmp_path
     assert "1 keys are missing" in refused(torn) and "q_proj" in refused(torn)
 
 
-def test_quantizing_is_refused_where_it_cannot_be(tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_a_quantized_base_is_trained_under_lora_and_merged_into_the_whole_weights(tmp_path: Path, bits: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bitsandbytes on a CPU: two iterations, each first loss ln 2; only the LLM's layers are quantized, only they change."""
+    pytest.importorskip("bitsandbytes")
+    from isrdpo.runs import Run
+
+    monkeypatch.setattr(families, "LLM", families.LLM | {"hidden_size": 64, "intermediate_size": 128, "num_key_value_heads": 4})  # 4bit packs by 64
+    folder = families.write("llava_onevision", tmp_path / "base")
+    more = ["train.method=lora", "train.lora_r=4", "train.lora_dropout=0", f"model.quantize={bits}"]
+    run = Run.create(params.load(PRESET, settings(folder, tmp_path / "run", *more)))
+    for t in (1, 2):
+        for stage in (data, respond, judge, train):
+            stage.run(run, t)
+        assert abs(float(run.file(t, "train.csv").read_text().splitlines()[1].split(",")[2]) - math.log(2)) < 1e-4
+    opened = vlmm.open_model(run.params, run.policy(2)).model
+    quantized = [name for name, module in opened.named_modules() if "bit" in type(module).__name__.lower()]
+    assert quantized and all(name.startswith("model.language_model.layers.") for name in quantized)
+    whole = run.params.override("model", {"quantize": "none"})
+    old, new = (vlmm.open_model(whole, run.policy(t)).model.state_dict() for t in (1, 2))
+    changed = {name.removesuffix(".weight") for name in old if not torch.equal(old[name], new[name])}
+    assert changed == set(quantized)
+
+
+def test_quantizing_is_refused_where_it_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = families.write("smolvlm", tmp_path / "whole")
-    for bits in ("4bit", "8bit"):
-        assert f"model.quantize={bits}: needs a CUDA device (this is cpu) and bitsandbytes" in refused(whole, quantize=bits)
+    monkeypatch.setattr(auto, "is_bitsandbytes_available", lambda: False)
+    assert "model.quantize=4bit: needs bitsandbytes, which is not installed" in refused(whole, quantize="4bit")
+    with pytest.raises(params.ParamsError, match="quantized weights are trained under LoRA only"):
+        params.load(PRESET, ["model.quantize=4bit"])
 
 
 def test_a_checkpoints_own_sampling_settings_do_not_work_behind_ours_and_are_kept(tmp_path: Path, clips: list[Path]) -> None:

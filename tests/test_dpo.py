@@ -73,7 +73,7 @@ def settings(**changes: Any) -> Train:
     plain = {
         "method": "full", "beta": 0.1, "learning_rate": 1e-3, "epochs": 1, "batch_size": 4, "gradient_accumulation": 1,
         "schedule": "linear", "warmup_ratio": 0.0, "weight_decay": 0.0, "max_grad_norm": 1.0, "max_length": 2048,
-        "loss_type": "sigmoid", "ld_alpha": None, "length_alpha": None, "gradient_checkpointing": False, "lora_r": 4, "lora_alpha": 8,
+        "loss_type": "sigmoid", "ld_alpha": None, "length_alpha": None, "bf16": "auto", "gradient_checkpointing": False, "lora_r": 4, "lora_alpha": 8,
         "lora_dropout": 0.05, "save_steps": 50, "report_to": "none",
     }  # fmt: skip
     return Train(**(plain | changes))
@@ -379,3 +379,9 @@ def test_each_save_is_sealed_and_replaces_the_one_before(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-4"]
     marker = json.loads((tmp_path / "checkpoint-4" / dpo.WHOLE).read_text())
     assert marker["key"] == "key" and {"optimizer.pt", "trainer_state.json", "rng_state.pth"} < marker["files"].keys()
+
+
+def test_bf16_is_refused_on_a_cpu_and_off_there_by_itself(tmp_path: Path) -> None:
+    assert make_trainer(tmp_path).args.bf16 is False
+    with pytest.raises(dpo.TrainError, match="train.bf16=true: needs a CUDA device, this is cpu"):
+        make_trainer(tmp_path, bf16=True)
