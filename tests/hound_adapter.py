@@ -13,7 +13,7 @@ from isrdpo.params import TrainParams
 SETTINGS = TrainParams(
     method="full", beta=0.1, learning_rate=5e-7, epochs=1, batch_size=1, gradient_accumulation=1, schedule="linear",
     warmup_ratio=0.1, weight_decay=0.0, max_grad_norm=1.0, max_length=2048, loss_type="sigmoid", ld_alpha=None, length_alpha=None,
-    gradient_checkpointing=False, lora_r=64, lora_alpha=16, lora_dropout=0.05, save_steps=50, report_to="none",
+    bf16="auto", gradient_checkpointing=False, lora_r=64, lora_alpha=16, lora_dropout=0.05, save_steps=50, report_to="none",
 )  # fmt: skip
 
 

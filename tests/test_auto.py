@@ -5,11 +5,11 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import families
 import pytest
 import torch
 import transformers
 
-import families
 from isrdpo import auto, data, dpo, evaluate, judge, params, records, respond, train, video, vlmm
 from isrdpo.hound_model import CheckpointError
 
