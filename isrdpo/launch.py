@@ -69,6 +69,12 @@ def parser() -> argparse.ArgumentParser:
     side = command(compare, "compare runs: notebook 06 and its page")
     side.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs, or a folder that holds runs")
     side.add_argument("--to", type=Path, default=Path("outputs/comparison"), metavar="FOLDER", help="where the page goes")
+    fast = command(benchmark, "time what sharing work between calls about the same video saves: notebook 07 and its page")
+    fast.add_argument("preset", metavar="PARAMS", help="a preset, such as params/toybox.yaml")
+    fast.add_argument("overrides", nargs="*", metavar="key=value", help="such as model.path=FOLDER")
+    fast.add_argument("--clips", type=int, default=16, metavar="N", help="clips a call")
+    fast.add_argument("--repeats", type=int, default=7, metavar="N", help="turns a case")
+    fast.add_argument("--to", type=Path, default=Path("outputs/benchmark"), metavar="FOLDER", help="where the page goes")
     one = command(notebook, "execute one notebook of a run with papermill, and make its page")
     one.add_argument("name", metavar="NOTEBOOK", type=stage_of, help="such as 03_judging, 03 or judge")
     one.add_argument("overrides", nargs="*", metavar="key=value", help="its parameters, as `papermill --help-notebook` lists them")
@@ -178,6 +184,14 @@ def compare(given: argparse.Namespace) -> None:
     from isrdpo import compare as comparison
 
     side_by_side([run.folder for run in comparison.opened(given.runs)], folders.resolve(given.to))
+
+
+def benchmark(given: argparse.Namespace) -> None:
+    from isrdpo import notebooks, params
+
+    preset = preset_path(given.preset)
+    params.load(preset, given.overrides)
+    print(f"benchmark: {notebooks.benchmark(preset, given.overrides, given.clips, given.repeats, folders.resolve(given.to))}")
 
 
 def side_by_side(made: list[Path], target: Path) -> None:

@@ -118,16 +118,27 @@ def execute(run: Run, stage: str, t: int, values: dict[str, Any] | None = None, 
 
 def compare(runs: list[Path], target: Path) -> Path:
     """Notebook 06 over runs: `<target>/06_comparison.ipynb`, its figures, and the page `<target>/comparison.html`. Raises NotebookFailed."""
-    root = folders.project_root()
-    source, made = root / "notebooks" / "06_comparison.ipynb", target / "06_comparison.ipynb"
-    target.mkdir(parents=True, exist_ok=True)
-    part = made.with_name("06_comparison.running.ipynb")
-    reason = _papermill(source, part, {"runs": [str(run) for run in runs], "out": str(target)}, root, target / "06_comparison.log", lambda: None)
-    if reason:
-        raise NotebookFailed(f"06_comparison: {reason}\nas far as it came: {folders.shown(part if part.exists() else target / '06_comparison.log')}")
-    os.replace(part, made)
+    made = alone("06_comparison", {"runs": [str(run) for run in runs]}, target)
     links = [(os.path.relpath(run / "report.html", target), run.name) for run in runs if (run / "report.html").exists()]
     return pages.convert(made, target / "comparison.html", f"comparison of {len(runs)} runs", links[:12])
+
+
+def alone(title: str, values: dict[str, Any], target: Path) -> Path:
+    """A notebook that belongs to no run, executed into the folder `target` (its parameter `out`). Raises NotebookFailed."""
+    root, made = folders.project_root(), target / f"{title}.ipynb"
+    target.mkdir(parents=True, exist_ok=True)
+    part, log = made.with_name(f"{title}.running.ipynb"), target / f"{title}.log"
+    reason = _papermill(root / "notebooks" / made.name, part, {**values, "out": str(target)}, root, log, lambda: None)
+    if reason:
+        raise NotebookFailed(f"{title}: {reason}\nas far as it came: {folders.shown(part if part.exists() else log)}")
+    os.replace(part, made)
+    return made
+
+
+def benchmark(preset: Path, overrides: list[str], clips: int, repeats: int, target: Path) -> Path:
+    """Notebook 07 over a preset's model: `<target>/07_benchmark.ipynb`, its table and figure, and the page `<target>/benchmark.html`."""
+    values = {"preset": str(preset.resolve()), "overrides": overrides, "clips": clips, "repeats": repeats}
+    return pages.convert(alone("07_benchmark", values, target), target / "benchmark.html", "what sharing saves", [])
 
 
 def compared(runs: list[Path], target: Path) -> bool:

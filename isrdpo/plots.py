@@ -133,6 +133,24 @@ def differences(rows: pd.DataFrame, measure: str) -> Figure:
     return made
 
 
+def speed(rows: pd.DataFrame) -> Figure:
+    """Each turn's ratio of seconds, a line a case, and the median; columns case, ratio."""
+    names = list(dict.fromkeys(rows["case"]))
+    made, axis = panel(4.4, 1.0 + 0.35 * max(len(names), 1))
+    for at, name in enumerate(names):
+        ratios = rows[rows["case"] == name]["ratio"]
+        axis.plot(ratios, [at] * len(ratios), "o", color=SKY, alpha=0.6)
+        axis.plot(ratios.median(), at, "|", color=BLUE, markersize=18, markeredgewidth=3)
+        axis.annotate(f"{ratios.median():.1f}x", (ratios.median(), at), (0, 12), textcoords="offset points", ha="center", fontsize=9)
+    axis.axvline(1, color=GRAY, linestyle=":", linewidth=1)
+    axis.set_yticks(range(len(names)), names)
+    axis.set_xlim(0, 1.1 * max(rows["ratio"].max(), 1))
+    axis.set_ylim(len(names) - 0.4, -0.7)
+    axis.set(xlabel="seconds apart / seconds shared")
+    axis.grid(axis="y", visible=False)
+    return made
+
+
 def lengths(rows: pd.DataFrame) -> Figure:
     """Histogram of words; columns `words` and `what` (one color each)."""
     made, axis = panel()

@@ -40,13 +40,15 @@ class KeyedNoise(LogitsProcessor):
 
 
 class VideoModel:
-    """One policy, ready for inference. `max_pixels`: larger frames are scaled down to so many before the processor sees them; 0: none are."""
+    """One policy, ready for inference. `max_pixels`: larger frames are scaled down to so many before the processor sees them; 0: none are. `share`: whether
+    prompts about the same video read it once (notebook 07 measures what that saves)."""
 
     def __init__(
         self, model: HoundForConditionalGeneration | auto.Model, processor: HoundProcessor | auto.Processor, span: str = "whole",
-        cache: Path | None = None, max_pixels: int = 0,
+        cache: Path | None = None, max_pixels: int = 0, share: bool = True,
     ) -> None:  # fmt: skip
         self.model, self.processor, self.span, self.cache, self.max_pixels = model.eval(), processor, span, cache, max_pixels
+        self.share = share
         self._digest, self._held = "", OrderedDict[Path, Video]()
 
     @torch.inference_mode()
@@ -117,7 +119,7 @@ class VideoModel:
         same = next((i for i, column in enumerate(zip(*ids, strict=False)) if len(set(column)) > 1), min(map(len, ids)))
         shared = min(same, min(map(len, ids)) - 1)
         longest, pad, device = max(map(len, ids)), self.processor.pad_id, self.model.device
-        if not self.processor.shares(ids[0], shared) or any(not self.processor.shares(row, shared) for row in ids):
+        if not self.share or not all(self.processor.shares(row, shared) for row in ids):
             whole = torch.tensor([[pad] * (longest - len(row)) + row for row in ids], device=device)
             mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids], device=device)
             return {"input_ids": whole, "attention_mask": mask, **self._extra(videos, whole)}

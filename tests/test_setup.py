@@ -137,6 +137,7 @@ LAYERS = [
     {"hound_model"},
     {"hound", "auto"},
     {"vlmm", "dpo"},
+    {"speed"},
     {"data", "respond", "judge", "look", "train", "evaluate"},
     {"plots", "show"},
     {"report", "checks"},
@@ -147,7 +148,7 @@ LAYERS = [
     {"launch"},
     {"__main__"},
 ]
-STAGES = LAYERS[8]
+STAGES = LAYERS[9]
 
 
 def layer(name: str) -> int:
@@ -168,7 +169,7 @@ def test_stages_never_import_each_other(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["params", "records", "runs", "keys", "folders", "provenance", "metrics", "prompts", "strict_yaml", "launch", "pages",
-                                  "data", "respond", "judge", "train", "evaluate", "verdicts", "checks", "look", "report", "plots", "show", "gallery", "notebooks", "compare", "study"])  # fmt: skip
+                                  "data", "respond", "judge", "train", "evaluate", "verdicts", "checks", "look", "report", "plots", "show", "gallery", "notebooks", "compare", "study", "speed"])  # fmt: skip
 def test_light_modules_load_nothing_heavy(name: str) -> None:
     code = f"import isrdpo.{name}, sys; print(sorted({{'torch', 'transformers', 'trl', 'decord', 'openai', 'datasets', 'papermill'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
