@@ -89,7 +89,7 @@ class Respond:
 
 @dataclass(frozen=True)
 class Judge:
-    method: Literal["generate", "score", "truth", "random"]
+    method: Literal["generate", "score", "truth", "random", "given"]
     orders: Literal[1, 2]
     max_new_tokens: int
     min_margin: float
@@ -339,6 +339,8 @@ def _rules(made: Params) -> Iterator[str]:
         yield "train.length_alpha: R-DPO's margin goes with loss_type=sigmoid and ld_alpha=null; leave the others as they are, or this null"
     if made.judge.method == "truth" and made.data.path not in ("toybox", None):
         yield "judge.method: truth needs known facts, which only data.path=toybox has; give generate or score"
+    if made.judge.method == "given" and made.data.path == "toybox":
+        yield "judge.method: given needs a data set's own chosen and rejected, which data.path=toybox has not; give data=FOLDER, or another judge.method"
     yield from _data_rules(made.data)
 
 
