@@ -79,16 +79,13 @@ def by_coin(stage: Stage, rows: list[records.Responses]) -> dict[str, list[recor
 def by_data_set(stage: Stage, samples: dict[str, records.Sample]) -> None:
     """The data set's own chosen and rejected as they are, as LLaVA-Hound-DPO trains on them; a sample without both, or with equal ones, is bad."""
     stage.total, rows = len(samples), records.given(samples.values())
-    whole = [row for row in rows if all(text.strip() for text in row.responses)]
-    differing = [row for row in whole if row.responses[0].strip() != row.responses[1].strip()]
-    for cause, left in (("no chosen or no rejected", set(samples) - {r.id for r in whole}), ("chosen equals rejected", {r.id for r in whole} - {r.id for r in differing})):
-        for name in (name for name in samples if name in left):
-            stage.bad(name, cause)
+    differing = [row for row in rows if not records.no_pair(*row.responses)]
+    for row in rows:
+        if cause := records.no_pair(*row.responses):
+            stage.bad(row.id, cause)
     calls = [records.Judgment(row.id, 0, 0, "given", None) for row in differing]
     records.write(stage.path("judgments.jsonl"), calls)
     keep(stage, samples, differing, grouped(calls))
-    stage.count("empty", len(samples) - len(whole))
-    stage.count("ties", len(whole) - len(differing))
 
 
 def grouped(calls: list[records.Judgment]) -> dict[str, list[records.Judgment]]:

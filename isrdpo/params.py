@@ -347,10 +347,12 @@ def _rules(made: Params) -> Iterator[str]:
 def _data_rules(data: Data) -> Iterator[str]:
     if data.path == "":
         yield "data.path: where are the data? give toybox or a folder with train.jsonl and test.qa.jsonl"
-    for name in ("train", "test", "videos"):
-        path = PurePath(getattr(data, name) or "")
-        if path.is_absolute() or ".." in path.parts:
-            yield f"data.{name}: {_shown(str(path))} leads out of data.path; give a path inside it"
+    for name, given in (("train", [data.train]), ("test", (data.test or "").split(",")), ("videos", [data.videos])):
+        for path in (PurePath((text or "").strip()) for text in given):
+            if path.is_absolute() or ".." in path.parts:
+                yield f"data.{name}: {_shown(str(path))} leads out of data.path; give a path inside it"
+    if data.test is not None and not data.test.replace(",", "").strip():
+        yield "data.test: no file; give the test set's, or several with commas between"
 
 
 def _leaves(values: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:

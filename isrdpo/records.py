@@ -44,6 +44,11 @@ def given(samples: Iterable[Sample]) -> list[Responses]:
     return [Responses(sample.id, [sample.chosen, sample.rejected], None, None) for sample in samples]
 
 
+def no_pair(chosen: str, rejected: str) -> str:
+    """Why two given answers are no preference; empty where they are one."""
+    return "no chosen or no rejected" if not (chosen.strip() and rejected.strip()) else "chosen equals rejected" if chosen.strip() == rejected.strip() else ""
+
+
 @dataclass(frozen=True)
 class Judgment:
     """One verdict. `order` 0: the first response was shown first. `choice`: index into `responses`, None when the reply could not

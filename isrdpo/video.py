@@ -45,6 +45,22 @@ def read(path: Path, frames: int, span: str = "whole") -> Clip:
         return _read_pyav(path, frames, span)
 
 
+def seconds(path: Path) -> float | None:
+    """How long a video is, by its container's header (None where that does not say), or by the count of frames where it is a folder. Raises VideoError."""
+    if path.is_dir():
+        return len(_pictures(path)) / FOLDER_RATE
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            if container.duration is not None:
+                return container.duration / av.time_base
+            return None if stream.duration is None else float(stream.duration * stream.time_base)
+    except Exception as error:
+        raise VideoError(f"{path}: not a readable video ({type(error).__name__})") from error
+
+
 def resolve(root: Path, name: str) -> Path:
     """The file or frame folder that a row's `video` names under `root`, with or without the extension it should have.
 

@@ -131,10 +131,10 @@ def imported(path: Path, top_level_only: bool) -> set[str]:
 LAYERS = [
     {"__init__", "strict_yaml", "folders"},
     {"prompts", "records", "metrics"},
-    {"params"},
+    {"params", "spellings"},
     {"keys", "provenance", "verdicts"},
     {"runs", "video", "hound_model", "toybox"},
-    {"hound"},
+    {"hound", "formats"},
     {"vlmm", "dpo"},
     {"data", "respond", "judge", "look", "train", "evaluate"},
     {"plots", "show"},
@@ -167,7 +167,7 @@ def test_stages_never_import_each_other(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["params", "records", "runs", "keys", "folders", "provenance", "metrics", "prompts", "strict_yaml", "launch", "pages",
-                                  "data", "respond", "judge", "train", "evaluate", "verdicts", "checks", "look", "report", "plots", "show", "gallery", "notebooks", "compare", "study"])  # fmt: skip
+                                  "data", "respond", "judge", "train", "evaluate", "verdicts", "checks", "look", "report", "plots", "show", "gallery", "notebooks", "compare", "study", "formats", "spellings"])  # fmt: skip
 def test_light_modules_load_nothing_heavy(name: str) -> None:
     code = f"import isrdpo.{name}, sys; print(sorted({{'torch', 'transformers', 'trl', 'decord', 'openai', 'datasets', 'papermill'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
