@@ -99,11 +99,15 @@ def long_answers(params: Params, train: list[Sample]) -> list[str]:
     texts = [(s.question, (s.chosen, s.rejected) if s.chosen and s.rejected else (s.answer, "")) for s in train if s.answer or s.chosen and s.rejected]
     if not texts:
         return []
-    count, counted_by = _counter(params)
-    asked = count([prompts.conversation(question) for question, _ in texts])
-    said = [count([answers[n] for _, answers in texts]) for n in (0, 1)]
-    over = sum(a + max(b, c) + 2 > params.train.max_length for a, b, c in zip(asked, *said, strict=True))  # its begin and its end are a token each
-    return [f"longer than train.max_length={params.train.max_length} with their answers: {over} of {len(texts)} ({counted_by})"]
+    limit, full = params.train.max_length, [(prompts.conversation(question), *pair) for question, pair in texts]
+    # a token is a byte at least, so most rows need no counting; the margin is for begin, end and the pieces' prefixes
+    long = [row for row in full if len(row[0].encode()) + max(len(answer.encode()) for answer in row[1:]) + 8 > limit]
+    over, counted_by = 0, "none has as many bytes"
+    if long:
+        count, counted_by = _counter(params)
+        counts = zip(*(count([row[n] for row in long]) for n in range(3)), strict=True)
+        over = sum(asked + max(chosen, rejected) + 2 > limit for asked, chosen, rejected in counts)  # begin and end are a token each
+    return [f"longer than train.max_length={limit} with their answers: {over} of {len(texts)} ({counted_by})"]
 
 
 def _counter(params: Params) -> tuple[Callable[[list[str]], list[int]], str]:

@@ -34,7 +34,7 @@ def sample(row: dict[str, Any], spare: str = "") -> records.Sample:
         id=identity(row) or spare, video=name, question=question, answer=reply(row.get("answer")) or (gpt[0] if gpt else ""), kind=said(row.get("kind") or ""),
         caption=said(row.get("caption") or ""), chosen=reply(row.get("chosen")), rejected=reply(row.get("rejected")),
     )  # fmt: skip
-    records.line(found).encode()  # half a surrogate pair, which JSON may hold, cannot be written: a ValueError of this row
+    "".join(text for text in vars(found).values() if text).encode()  # half a surrogate pair, which JSON may hold, cannot be written: a ValueError of this row
     return found
 
 

@@ -73,7 +73,7 @@ def resolve(root: Path, name: str) -> Path:
             if not candidate.resolve().is_relative_to(top):
                 raise VideoError(f"{name!r} leads out of the video folder {root}")
             if candidate.is_file() or (candidate.resolve() != top and _pictures(candidate)):
-                if any(not picture.resolve().is_relative_to(top) for picture in _pictures(candidate)):
+                if any(picture.is_symlink() and not picture.resolve().is_relative_to(top) for picture in _pictures(candidate)):
                     raise VideoError(f"{name!r} holds links that lead out of the video folder {root}")
                 return candidate
     except VideoError:

@@ -80,9 +80,10 @@ def test_long_answers_are_counted_with_the_models_own_tokenizer_or_estimated_by_
     for limit, over in ((long, 0), (long - 1, 1), (short, 1), (short - 1, 2)):
         lines, _ = inspected(folder, f"model.path={random_base}", f"train.max_length={limit}")
         assert f"longer than train.max_length={limit} with their answers: {over} of 2 (tokens of its tokenizer.model)" in lines
-    lines, _ = inspected(folder, "model.path=some/model")
-    assert any("0 of 2 (estimated, 4 characters a token; some/model has no tokenizer here)" in line for line in lines)
+    assert "longer than train.max_length=2048 with their answers: 0 of 2 (none has as many bytes)" in inspected(folder)[0]
+    lines, _ = inspected(folder, "model.path=some/model", "train.max_length=100")
+    assert any("1 of 2 (estimated, 4 characters a token; some/model has no tokenizer here)" in line for line in lines)
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "tokenizer.model").write_bytes(b"no model")
-    lines, _ = inspected(folder, f"model.path={tmp_path / 'odd'}")
+    lines, _ = inspected(folder, f"model.path={tmp_path / 'odd'}", "train.max_length=100")
     assert any("estimated, 4 characters a token; the tokenizer in" in line and "cannot be read" in line for line in lines)
