@@ -68,8 +68,11 @@ def lengths(clips: dict[Path, list[str]]) -> tuple[str, list[str]]:
         except video.VideoError as error:
             return error
 
-    with ThreadPoolExecutor(THREADS) as pool:
+    pool = ThreadPoolExecutor(THREADS)
+    try:
         found = dict(zip(taken, progress(pool.map(measured, taken), len(taken), "check: durations"), strict=True))
+    finally:
+        pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for the rest
     known = [length for length in found.values() if isinstance(length, float)]
     broken = [f"{name}: {error}" for path, error in found.items() if isinstance(error, video.VideoError) for name in clips[path]]
     which = f"{len(taken)} of {len(paths)} distinct videos, evenly spaced by name" if len(taken) < len(paths) else f"{len(paths)} distinct videos"

@@ -22,7 +22,7 @@ HEADERS = {  # a CSV's column, and how else it is called
     "id": ("idx", "row id"), "video": ("video path", "video file", "video name", "clip", "file", "path"), "question": ("prompt", "query", "instruction"),
     "answer": ("reference", "ground truth"), "caption": ("description",), "chosen": (), "rejected": (), "kind": (),
 }  # fmt: skip
-ENDINGS = (".jsonl", ".json", ".parquet", ".arrow", ".csv", ".txt")
+ENDINGS = (".jsonl", ".json", ".parquet", ".arrow", ".csv", ".tsv", ".txt")
 BATCH = 64  # rows of Arrow held as Python values at once
 
 
@@ -42,14 +42,13 @@ def rows(path: Path, clips: Path) -> Iterator[Row]:
     if not path.exists():
         raise RunError(f"{path}: no such dataset file; data.path is a folder with the files that data.train and data.test name")
     if path.is_dir():
-        for part in _saved(path):
-            yield from _arrow(part, f"{path.name}-")
+        yield from _arrow(_saved(path), path.name)
         return
     with path.open("rb") as file:
         begin = file.read(4096)
-    if begin.startswith(b"PAR1") or path.suffix.lower() in (".parquet", ".arrow"):
-        yield from _arrow(path, f"{path.stem}-")
-    elif path.suffix.lower() == ".csv":
+    if begin.startswith((b"PAR1", b"ARROW1")) or path.suffix.lower() in (".parquet", ".arrow"):
+        yield from _arrow([path], path.stem)
+    elif path.suffix.lower() in (".csv", ".tsv"):
         yield from _csv(path)
     elif path.suffix.lower() == ".txt":
         yield from _questions(path, clips)
@@ -157,19 +156,22 @@ def _saved(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _arrow(path: Path, prefix: str) -> Iterator[Row]:
-    """Parquet, an Arrow file or an Arrow stream, by its first bytes. Only COLUMNS are read. Raises RunError where it is no such thing, or damaged."""
+def _arrow(paths: list[Path], name: str) -> Iterator[Row]:
+    """Files that are Parquet, Arrow or an Arrow stream, by their first bytes; ids are `<name>-<row number>`, counted through all of them. Only COLUMNS are
+    read. Raises RunError where one is no such thing, or damaged."""
     import pyarrow
 
     number = 0
-    try:
-        for batch in _batches(path):
-            batch.validate(full=True)  # offsets of a crafted file may lead anywhere
-            for values in batch.to_pylist():
-                number += 1
-                yield Row(f"row {number}", f"{path}, row {number}", values, f"{prefix}{number}")
-    except (pyarrow.ArrowException, OSError) as error:
-        raise RunError(f"{path}: not readable as Parquet or Arrow after row {number} ({str(error).splitlines()[0][:120]}); fetch or write it anew") from None
+    for path in paths:
+        try:
+            for batch in _batches(path):
+                batch.validate(full=True)  # offsets of a crafted file may lead anywhere
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Row(f"row {number}", f"{path}, row {number}", values, f"{name}-{number}")
+        except (pyarrow.ArrowException, OSError) as error:
+            why = next(iter(str(error).splitlines()), type(error).__name__)[:120]
+            raise RunError(f"{path}: not readable as Parquet or Arrow after row {number} ({why}); fetch or write it anew") from None
 
 
 def _batches(path: Path) -> Iterator[Any]:

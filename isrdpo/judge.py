@@ -85,6 +85,8 @@ def by_data_set(stage: Stage, samples: dict[str, records.Sample]) -> None:
             stage.bad(row.id, cause)
     calls = [records.Judgment(row.id, 0, 0, "given", None) for row in differing]
     records.write(stage.path("judgments.jsonl"), calls)
+    if (share := stage.params.judge.keep_surest) < 1:
+        stage.warn(f"judge.keep_surest={share}: given pairs have no margin, so the first {share:.0%} of them are kept")
     keep(stage, samples, differing, grouped(calls))
 
 

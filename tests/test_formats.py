@@ -66,6 +66,8 @@ def test_rows_without_an_id_get_a_stable_one_where_the_format_has_none(tmp_path:
 
     datasets.Dataset.from_list([{k: v for k, v in row.items() if k != "id"} for row in EXPLICIT]).to_parquet(tmp_path / "pairs.parquet")
     assert [row.id for row in read(tmp_path / "pairs.parquet")] == ["pairs-1", "pairs-2", "pairs-3"]
+    datasets.Dataset.from_parquet(str(tmp_path / "pairs.parquet"), cache_dir=str(tmp_path / "cache")).save_to_disk(tmp_path / "saved", num_shards=2)
+    assert [row.id for row in read(tmp_path / "saved")] == ["saved-1", "saved-2", "saved-3"], "two files, one count"
     (tmp_path / "rows.json").write_text(json.dumps([{"video": "v", "prompt": "What?"}]))
     assert [(row.id, row.cause) for row in read(tmp_path / "rows.json")] == [("row 1", "no id")]
 

@@ -66,10 +66,19 @@ def test_a_row_without_a_pair_or_with_an_equal_one_is_bad_by_cause(given_run: Ca
     for stage in (data, respond, judge, look):
         stage.run(run, 1)
     marker = run.done("judge", 1)
+    assert marker["warnings"] == []
     assert marker["bad"] == {"no chosen or no rejected": 1, "chosen equals rejected": 1} and marker["total"] == 4
     assert marker["counts"]["kept"] == 2
     assert [row["id"] for row in records.read(run.file(1, "bad_judge.jsonl"), dict)] == ["p1", "p2"]
     assert [row["id"] for row in report.judged(run, 1).query("kept").to_dict("records")] == ["p0", "p3"]
+
+
+def test_without_margins_the_first_are_kept_and_it_is_said(given_run: Callable) -> None:
+    run = given_run(PAIRS, "judge.keep_surest=0.5")
+    for stage in (data, respond, judge):
+        stage.run(run, 1)
+    assert [p.id for p in records.read(run.file(1, "preferences.jsonl"), records.Preference)] == ["p0", "p1"]
+    assert run.done("judge", 1)["warnings"] == ["judge.keep_surest=0.5: given pairs have no margin, so the first 50% of them are kept"]
 
 
 def test_toybox_has_no_given_pairs() -> None:
