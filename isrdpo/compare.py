@@ -47,7 +47,7 @@ def arm_of(run: Run) -> str:
 
 def arm_by(params: Params) -> str:
     judge, train = params.judge, params.train
-    arm = {"truth": "oracle", "random": "random"}.get(judge.method, {"retrospective": "isr", "fresh": "fresh", "none": "self_reward"}[params.respond.context])
+    arm = {"truth": "oracle", "random": "random", "given": "given"}.get(judge.method, {"retrospective": "isr", "fresh": "fresh", "none": "self_reward"}[params.respond.context])
     controls = {"ld": train.ld_alpha is not None, "norm": train.loss_type == "sigmoid_norm", "rdpo": bool(train.length_alpha), "balanced": judge.balance_lengths}
     return "_".join([arm, *(name for name, on in controls.items() if on)])
 

@@ -4,22 +4,20 @@ Dataset files -> validated samples.jsonl. Iteration 0 holds the evaluation quest
 the same videos and questions by default, so that c_{t-1} exists; what is new each time is the draws.
 """
 
-import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from isrdpo import records, video
+from isrdpo import formats, records, spellings, video
 from isrdpo.params import Params
 from isrdpo.runs import Run, RunError, Stage, progress, resolve, stage_main
 
 FRAMES = 8  # decoded to see that a video can be: as many as the released checkpoints take, so damage in its middle is found here
 
 
-class RowError(ValueError):
-    """A dataset row that cannot be used; its text is the cause, as it is counted."""
+SETS = ("msvd", "msrvtt", "tgif", "ssv2", "actnet", "vidal", "webvid")  # LLaVA-Hound's test sets, some also as `official`
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,27 @@ class BadRow:
     id: str
     cause: str
     detail: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset file. `kind`: of its rows that name none; `prefix`: of its rows' ids, where several files are read together."""
+
+    path: Path
+    kind: str = ""
+    prefix: str = ""
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What a data set is before a run. `counts`: rows by use; `train`: the training rows that can be read; `clips`: each distinct video that is there, with the
+    ids of its rows; `bad`: details of bad rows by cause."""
+
+    source: str
+    counts: dict[str, int]
+    train: list[records.Sample]
+    clips: dict[Path, list[str]]
+    bad: dict[str, list[str]]
 
 
 def run(run: Run, iteration: int) -> None:
@@ -76,19 +95,43 @@ def fixed_pairs(run: Run) -> list[records.FixedPair]:
 
 
 def from_folder(run: Run, stage: Stage) -> list[records.Sample]:
-    """The rows of train.jsonl (or test.qa.jsonl for iteration 0) whose videos can be read; the others are bad samples."""
-    data = run.params.data
-    path = resolve(data.path) / (data.test if stage.t == 0 else data.train)
-    found = list(read_rows(path))
-    rows, bad = [row for row in found if isinstance(row, records.Sample)], [row for row in found if isinstance(row, BadRow)]
-    wanted = data.questions if stage.t == 0 else data.samples
-    if wanted and wanted < len(rows):
-        order = sorted(random.Random(f"{run.params.seed}-subset").sample(range(len(rows)), wanted))
-        rows = [rows[i] for i in order]
-    stage.total = len(rows) + len(bad)
-    for row in bad:
-        stage.bad(row.id, row.cause, row.detail)
-    return readable(rows, run.video_root(), stage)
+    """The rows of data.train (or of each of data.test's files for iteration 0) whose videos can be read; the others are bad samples."""
+    data, taken = run.params.data, []
+    for source in sources(run.params, stage.t):
+        found = list(read_rows(source, run.video_root()))
+        rows, bad = [row for row in found if isinstance(row, records.Sample)], [row for row in found if isinstance(row, BadRow)]
+        wanted = data.questions if stage.t == 0 else data.samples
+        if wanted and wanted < len(rows):
+            order = sorted(random.Random(f"{run.params.seed}-subset").sample(range(len(rows)), wanted))
+            rows = [rows[i] for i in order]
+        taken += rows
+        stage.total += len(rows) + len(bad)
+        for row in bad:
+            stage.bad(row.id, row.cause, row.detail)
+    return readable(taken, run.video_root(), stage)
+
+
+def sources(params: Params, t: int) -> list[Source]:
+    """The dataset files of an iteration. Raises RunError where two test files would go by one name."""
+    data, folder = params.data, resolve(params.data.path)
+    if t:
+        return [Source(folder / data.train)]
+    names = [name.strip() for name in data.test.split(",") if name.strip()]
+    sets = [set_name(name) for name in names]
+    if twice := [name for name in sets if sets.count(name) > 1]:
+        raise RunError(f"data.test: two of its files are the set {twice[0]!r}; rename one, or leave it out")
+    if len(names) == 1:
+        known = sets[0].removesuffix(".official") in SETS
+        return [Source(folder / names[0], kind=sets[0] if known else "")]
+    return [Source(folder / name, kind=found, prefix=f"{found}/") for name, found in zip(names, sets, strict=True)]
+
+
+def set_name(name: str) -> str:
+    """msvd of `msvd.qa.jsonl`, msvd.official of `msvd.qa.official.jsonl` (LLaVA-Hound's names of its test files)."""
+    last = PurePath(name).name
+    for ending in formats.ENDINGS:
+        last = last.removesuffix(ending)
+    return ".".join(part for part in last.split(".") if part != "qa") or last
 
 
 def readable(rows: list[records.Sample], root: Path, stage: Stage) -> list[records.Sample]:
@@ -115,87 +158,48 @@ def readable(rows: list[records.Sample], root: Path, stage: Stage) -> list[recor
     return [replace(row, video=known[row.video].relative_to(root).as_posix()) for row in rows if row.video in known]
 
 
-def read_rows(path: Path) -> Iterator[records.Sample | BadRow]:
-    """A Sample for each line of a dataset file in any of LLaVA-Hound's spellings, or what is wrong with it."""
-    if not path.is_file():
-        raise RunError(f"{path}: no such dataset file; data.path is a folder with the files that data.train and data.test name")
+def read_rows(source: Source, clips: Path) -> Iterator[records.Sample | BadRow]:
+    """A Sample for each row of a dataset file in any of the formats and spellings, or what is wrong with it. `clips`: the folder of videos."""
     seen: set[str] = set()
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        for number, text in enumerate(file, 1):
-            if not text.strip():
-                continue
-            row, where = None, f"{path}, line {number}"
-            try:
-                row = json.loads(text)
-                found = sample(row)
-            except (ValueError, TypeError, AttributeError) as error:
-                cause = str(error) if isinstance(error, RowError) else "unreadable row"
-                yield BadRow(identity(row) or f"line {number}", cause, f"{where}: {error}")
-                continue
-            yield BadRow(found.id, "duplicate id", where) if found.id in seen else found
-            seen.add(found.id)
+    for row in formats.rows(source.path, clips):
+        try:
+            if isinstance(row.values, ValueError):
+                raise row.values
+            found = spellings.sample(row.values, row.id)
+        except (ValueError, TypeError, AttributeError) as error:
+            cause = str(error) if isinstance(error, spellings.RowError) else "unreadable row"
+            yield BadRow(source.prefix + (spellings.identity(row.values) or row.id or row.name), cause, f"{row.where}: {error}")
+            continue
+        found = replace(found, id=source.prefix + found.id, kind=found.kind or source.kind)
+        yield BadRow(found.id, "duplicate id", row.where) if found.id in seen else found
+        seen.add(found.id)
 
 
-def identity(row: Any) -> str:
-    """A row's `id`, or its `idx`; empty where it has neither."""
-    found = [row[name] for name in ("id", "idx") if row.get(name) not in (None, "")] if isinstance(row, dict) else []
-    return str(found[0]) if found else ""
-
-
-def sample(row: dict[str, Any]) -> records.Sample:
-    """One row: `prompt` or `conversations`, text or {from, value}, `id` or `idx`, the <video> tag anywhere. RowError says what lacks."""
-    turns = row.get("conversations") or []
-    human = [said(t) for t in turns if speaker(t) in ("human", "user")]
-    gpt = [said(t) for t in turns if speaker(t) in ("gpt", "assistant")]
-    question = said(row.get("prompt") or (human[0] if human else "")).replace("<video>", "").replace("<image>", "").strip()
-    name = row.get("video") or ""
-    if not question:
-        raise RowError("empty question")
-    if not isinstance(name, str) or not name.strip():
-        raise RowError("no video named")
-    if not identity(row):
-        raise RowError("no id")
-    return records.Sample(
-        id=identity(row), video=name, question=question, answer=said(row.get("answer") or (gpt[0] if gpt else "")),
-        caption=said(row.get("caption") or ""), chosen=said(row.get("chosen") or ""), rejected=said(row.get("rejected") or ""),
-    )  # fmt: skip
-
-
-def speaker(turn: Any) -> str:
-    return str(turn.get("from") or turn.get("role") or "")
-
-
-def said(value: Any) -> str:
-    """Text, or the text of {from, value} / {role, content}, or of the last turn of a list of them."""
-    if isinstance(value, list):
-        value = value[-1] if value else ""
-    if isinstance(value, dict):
-        value = value.get("value", value.get("content", ""))
-    if not isinstance(value, str):
-        raise ValueError(f"{str(value)[:60]!r} is not text")
-    return value
-
-
-def inspect(params: Params) -> dict[str, Any]:
-    """What `isrdpo check` says of the data, without a model: rows, and bad ones by cause. Opens no video, looks that each is there."""
+def inspect(params: Params) -> Overview:
+    """What `isrdpo check` says of the data, without a model. Opens no video, looks that each is there."""
     if params.data.path == "toybox":
-        return {"source": "toybox", "train rows": params.data.samples or 384, "evaluation rows": params.data.questions or 256, "bad": {}}
-    folder, bad, report = resolve(params.data.path), {}, {}
-    for kind, name in (("train rows", params.data.train), ("evaluation rows", params.data.test)):
-        rows, known = 0, {}
-        for found in read_rows(folder / name):
-            rows += 1
+        counts = {"train rows": params.data.samples or 384, "evaluation rows": params.data.questions or 256}
+        return Overview("toybox", counts, [], {}, {})
+    folder = resolve(params.data.path)
+    root, bad, known, train, clips, counts = folder / params.data.videos, {}, {}, [], {}, {"train rows": 0, "evaluation rows": 0}
+    for t, kind in ((1, "train rows"), (0, "evaluation rows")):
+        for found in (found for source in sources(params, t) for found in progress(read_rows(source, root), None, f"check: {kind}")):
+            counts[kind] += 1
             if isinstance(found, BadRow):
                 bad.setdefault(found.cause, []).append(f"{found.id}: {found.detail}")
-            elif found.video not in known:
+                continue
+            if found.video not in known:
                 try:
-                    known[found.video] = video.resolve(folder / params.data.videos, found.video)
+                    known[found.video] = video.resolve(root, found.video)
                 except video.VideoError as error:
-                    known[found.video] = str(error)
-            if isinstance(found, records.Sample) and isinstance(known[found.video], str):
-                bad.setdefault("missing video", []).append(f"{found.id}: {known[found.video]}")
-        report[kind] = rows
-    return {"source": str(folder), **report, "bad": bad}
+                    known[found.video] = error
+            path = known[found.video]
+            if isinstance(path, video.VideoError):
+                bad.setdefault("missing video", []).append(f"{found.id}: {path}")
+            else:
+                clips.setdefault(path, []).append(found.id)
+            train += [found] if t else []
+    return Overview(str(folder), counts, train, clips, bad)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,14 @@ def run(run: Run, iteration: int) -> None:
         if stage is None:
             return
         samples = {s.id: s for s in records.read(run.file(iteration, "samples.jsonl"), records.Sample)}
+        method = stage.params.judge.method
+        if method == "given":
+            by_data_set(stage, samples)
+            return
         answered = records.read(run.file(iteration, "responses.jsonl"), records.Responses)
         stage.total = len(answered)
         usable = [r for r in answered if all(text.strip() for text in r.responses) and (r.context is None or r.context.strip())]
         differing = [r for r in usable if r.responses[0].strip() != r.responses[1].strip()]
-        method = stage.params.judge.method
         if method in ("truth", "random"):
             calls = by_truth(stage, samples, differing) if method == "truth" else by_coin(stage, differing)
         else:
@@ -71,6 +74,20 @@ def by_coin(stage: Stage, rows: list[records.Responses]) -> dict[str, list[recor
     calls = [records.Judgment(row.id, 0, choice, "coin", None) for row, choice in zip(rows, tossed, strict=True)]
     records.write(stage.path("judgments.jsonl"), calls)
     return grouped(calls)
+
+
+def by_data_set(stage: Stage, samples: dict[str, records.Sample]) -> None:
+    """The data set's own chosen and rejected as they are, as LLaVA-Hound-DPO trains on them; a sample without both, or with equal ones, is bad."""
+    stage.total, rows = len(samples), records.given(samples.values())
+    differing = [row for row in rows if not records.no_pair(*row.responses)]
+    for row in rows:
+        if cause := records.no_pair(*row.responses):
+            stage.bad(row.id, cause)
+    calls = [records.Judgment(row.id, 0, 0, "given", None) for row in differing]
+    records.write(stage.path("judgments.jsonl"), calls)
+    if (share := stage.params.judge.keep_surest) < 1:
+        stage.warn(f"judge.keep_surest={share}: given pairs have no margin, so the first {share:.0%} of them are kept")
+    keep(stage, samples, differing, grouped(calls))
 
 
 def grouped(calls: list[records.Judgment]) -> dict[str, list[records.Judgment]]:

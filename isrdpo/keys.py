@@ -26,6 +26,9 @@ DEPENDS = {  # dotted keys, or whole sections
                  "judge.method", "judge.max_new_tokens", "respond.context_max_new_tokens"),
     "look": ("look", "prompts.judge_without_context"),
 }  # fmt: skip
+GIVEN = {  # all that matters where the pairs are the data set's own; what `train` rests on comes with `respond`
+    "respond": ("seed", *MODEL, "video.span"), "judge": ("judge.method", "judge.keep_surest", "judge.balance_lengths"),
+}  # fmt: skip
 LEFT_OUT = {
     "respond.batch_size", "judge.batch_size", "evaluate.batch_size", "train.gradient_checkpointing", "train.save_steps", "train.report_to",
 }  # fmt: skip
@@ -39,7 +42,7 @@ def upstream(params: Params, stage: str, t: int) -> list[tuple[str, int]]:
     if stage == "evaluate":
         return [("data", 0)] + ([("train", t)] if t else [])
     if stage == "respond":
-        looks_back = t > 1 and params.respond.context == "retrospective"
+        looks_back = t > 1 and params.respond.context == "retrospective" and params.judge.method != "given"
         return [("data", t)] + ([("train", t - 1)] if t > 1 else []) + ([("respond", t - 1)] if looks_back else [])
     return [("respond" if stage == "judge" else "judge", t)]  # train and look read the judge's
 
@@ -56,14 +59,14 @@ def depends(params: Params, stage: str, t: int | None = None) -> dict[str, Any]:
             flat[name] = value
 
     whole = params.to_dict()
-    for name in DEPENDS[stage]:
+    for name in (GIVEN if params.judge.method == "given" else {}).get(stage, DEPENDS[stage]):
         section, _, key = name.partition(".")
         walk(whole[section][key] if key else whole[section], name)
     if stage == "data":
         away = {name for name in flat if name.startswith("toybox.")} if params.data.path != "toybox" else set()
         away |= set() if t is None else TRAINING_DATA if t == 0 else HELD_OUT_DATA
         flat = {name: value for name, value in flat.items() if name not in away}
-    if flat.get("judge.method") in ("truth", "random") and stage == "evaluate":
+    if flat.get("judge.method") in ("truth", "random", "given") and stage == "evaluate":
         flat["judge.method"] = "score"  # the policy's own verdicts are what is evaluated, whoever judges the loop
     return flat
 

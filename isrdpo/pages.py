@@ -72,7 +72,7 @@ def index(run: Run, state: str = "") -> Path:
     html = show.render(
         "index.html.j2", policy=POLICY, name=run.folder.name, created=made["created"], command=made["command"], model=_model(run),
         trained=sum(stage == "train" for stage, _ in done), iterations=settings.iterations, seed=settings.seed, context=settings.respond.context,
-        samples=_count(found, "respond"), questions=_count(found, "evaluate"), outcome=report.outcome(run, table), panels=panels, spent=spent,
+        samples=_count(found, "respond") or _count(found, "judge"), questions=_count(found, "evaluate"), outcome=report.outcome(run, table), panels=panels, spent=spent,
         state=state or f"{len(done)} of {1 + len(STAGES) * settings.iterations} stages are done.", running=bool(state), numbers=show.table(report.figures(table, report.SHOWN), "Figures by iteration, with 95 % intervals"),
         left=show.table(report.left_out(found), "Samples left out, by reason"), grid=[entry for entry in grid if entry[1]],
         warnings=[f"{m['stage']}, iteration {m['iteration']}: {w}" for m in found for w in m["warnings"]],

@@ -92,7 +92,7 @@ class Respond:
 
 @dataclass(frozen=True)
 class Judge:
-    method: Literal["generate", "score", "truth", "random"]
+    method: Literal["generate", "score", "truth", "random", "given"]
     orders: Literal[1, 2]
     max_new_tokens: int
     min_margin: float
@@ -345,16 +345,20 @@ def _rules(made: Params) -> Iterator[str]:
         yield "model.quantize: quantized weights are trained under LoRA only; set train.method=lora, or model.quantize=none"
     if made.judge.method == "truth" and made.data.path not in ("toybox", None):
         yield "judge.method: truth needs known facts, which only data.path=toybox has; give generate or score"
+    if made.judge.method == "given" and made.data.path == "toybox":
+        yield "judge.method: given needs a data set's own chosen and rejected, which data.path=toybox has not; give data=FOLDER, or another judge.method"
     yield from _data_rules(made.data)
 
 
 def _data_rules(data: Data) -> Iterator[str]:
     if data.path == "":
         yield "data.path: where are the data? give toybox or a folder with train.jsonl and test.qa.jsonl"
-    for name in ("train", "test", "videos"):
-        path = PurePath(getattr(data, name) or "")
-        if path.is_absolute() or ".." in path.parts:
-            yield f"data.{name}: {_shown(str(path))} leads out of data.path; give a path inside it"
+    for name, given in (("train", [data.train]), ("test", (data.test or "").split(",")), ("videos", [data.videos])):
+        for path in (PurePath((text or "").strip()) for text in given):
+            if path.is_absolute() or ".." in path.parts:
+                yield f"data.{name}: {_shown(str(path))} leads out of data.path; give a path inside it"
+    if data.test is not None and not data.test.replace(",", "").strip():
+        yield "data.test: no file; give the test set's, or several with commas between"
 
 
 def _leaves(values: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:

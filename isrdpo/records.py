@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +37,16 @@ class Responses:
     responses: list[str]
     context: str | None
     previous_context: str | None
+
+
+def given(samples: Iterable[Sample]) -> list[Responses]:
+    """Each sample's own chosen and rejected (empty where it lacks them), in the place of responses."""
+    return [Responses(sample.id, [sample.chosen, sample.rejected], None, None) for sample in samples]
+
+
+def no_pair(chosen: str, rejected: str) -> str:
+    """Why two given answers are no preference; empty where they are one."""
+    return "no chosen or no rejected" if not (chosen.strip() and rejected.strip()) else "chosen equals rejected" if chosen.strip() == rejected.strip() else ""
 
 
 @dataclass(frozen=True)

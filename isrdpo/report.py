@@ -3,6 +3,7 @@
 import difflib
 import io
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import pandas as pd
@@ -18,9 +19,11 @@ LEFT_OUT = ("ties", "empty", "disagreement", "undecided", "weak", "unparsed", "u
 
 
 def rows_of(run: Run, iteration: int, name: str) -> pd.DataFrame:
-    """A JSONL file of an iteration as a table (empty when it is not there)."""
+    """A JSONL file of an iteration as a table (empty when it is not there, with its columns where it is there)."""
     path = run.file(iteration, name)
-    return pd.DataFrame(records.read(path, dict) if path.exists() else [])
+    found = records.read(path, dict) if path.exists() else []
+    columns = [field.name for field in fields(records.Responses)] if name == "responses.jsonl" and path.exists() and not found else None
+    return pd.DataFrame(found, columns=columns)
 
 
 def stage_marker(run: Run, stage: str, iteration: int) -> dict:
@@ -57,7 +60,8 @@ def judged(run: Run, iteration: int, calls_file: str = "judgments.jsonl") -> pd.
         calls.setdefault(call.id, []).append(call)
     preferences = run.file(iteration, "preferences.jsonl")
     kept, rows = {p.id for p in records.read(preferences, records.Preference)} if preferences.exists() else set(), []
-    for answer in records.read(run.file(iteration, "responses.jsonl"), records.Responses):
+    is_given = run.params.judge.method == "given"
+    for answer in records.given(samples.values()) if is_given else records.read(run.file(iteration, "responses.jsonl"), records.Responses):
         mine, sample = calls.get(answer.id, []), samples[answer.id]
         found = truths(answer.responses, [sample.facts] * 2)
         choice, reason = verdicts.decide(mine, run.params.judge.min_margin) if mine else (None, "tie or empty")
@@ -66,7 +70,7 @@ def judged(run: Run, iteration: int, calls_file: str = "judgments.jsonl") -> pd.
             "id": answer.id, "video": sample.video, "question": sample.question, "responses": answer.responses, "context": answer.context,
             "words": [metrics.words(t) for t in answer.responses], "correct": [t["correct"] for t in found] if found[0] else None,
             "choice": choice, "kept": answer.id in kept, "reason": reason, "calls": len(mine), "unparsed": sum(c.choice is None and c.scores is None for c in mine),
-            "margin": verdicts.margin(mine), "first": [c.choice == c.order for c in mine if c.choice is not None],
+            "margin": verdicts.margin(mine), "first": [] if is_given else [c.choice == c.order for c in mine if c.choice is not None],
         }  # fmt: skip
         rows.append(row | _by_length(row))
     table = pd.DataFrame(rows)
@@ -77,6 +81,8 @@ def judged(run: Run, iteration: int, calls_file: str = "judgments.jsonl") -> pd.
 def judged_both(run: Run, iteration: int) -> dict[str, pd.DataFrame]:
     """The loop's own verdicts first, then (where they were asked for) those on the same pairs without the description; `judged` each."""
     own, again = judged(run, iteration), run.file(iteration, "judgments_no_context.jsonl")
+    if run.params.judge.method == "given":
+        return {"given": own}
     if not again.exists():
         return {"with its description" if own["context"].notna().any() else "without": own}
     return {"with its description": own, "without": judged(run, iteration, again.name)}

@@ -17,6 +17,9 @@ def run(run: Run, iteration: int) -> None:
     with run.stage("respond", iteration) as stage:
         if stage is None:
             return
+        if stage.params.judge.method == "given":
+            idle(stage)
+            return
         samples = records.read(run.file(iteration, "samples.jsonl"), records.Sample)
         stage.total = len(samples)
         previous = looked_back(run, iteration, samples)
@@ -24,6 +27,14 @@ def run(run: Run, iteration: int) -> None:
         contexts, responses = stage.log("contexts.jsonl", dict, size), stage.log("responses.jsonl", records.Responses, size)
         write(stage, run, samples, previous, contexts, responses)
         count(stage, responses.rows(), contexts.rows())
+
+
+def idle(stage: Stage) -> None:
+    """The pairs are the data set's own: no model is opened, the files are there and empty."""
+    for name in ("contexts.jsonl", "responses.jsonl"):
+        records.write(stage.path(name), [])
+    stage.count("described", 0)
+    stage.warn("no responses and no descriptions: the pairs are the data set's own (judge.method: given)")
 
 
 def looked_back(run: Run, iteration: int, samples: list[records.Sample]) -> dict[str, str]:

@@ -40,8 +40,8 @@ def draw_seed(run_seed: int, iteration: int, sample_id: str, draw: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def progress(iterable: Iterable[T], total: int, label: str) -> Iterator[T]:
-    """A progress bar on stderr; quiet when that is not a terminal."""
+def progress(iterable: Iterable[T], total: int | None, label: str) -> Iterator[T]:
+    """A progress bar on stderr (`total` None: a count only); quiet when that is not a terminal."""
     from tqdm import tqdm
 
     return iter(tqdm(iterable, total=total, desc=label, file=sys.stderr, disable=not sys.stderr.isatty()))

@@ -15,7 +15,7 @@ TOO_LONG = "(not asked: description and responses are longer than the model's po
 
 def own(params: Params) -> Params:
     """The parameters under which a policy is asked for its own verdicts, whoever judges the loop."""
-    return params.override("judge", {"method": "score"}) if params.judge.method in ("truth", "random") else params
+    return params.override("judge", {"method": "score"}) if params.judge.method in ("truth", "random", "given") else params
 
 
 def ask(

@@ -61,6 +61,22 @@ def smaller(clip: Clip, max_pixels: int) -> Clip:
     return replace(clip, frames=np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)) for frame in clip.frames]))
 
 
+def seconds(path: Path) -> float | None:
+    """How long a video is, by its container's header (None where that does not say), or by the count of frames where it is a folder. Raises VideoError."""
+    if path.is_dir():
+        return len(_pictures(path)) / FOLDER_RATE
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            if container.duration is not None:
+                return container.duration / av.time_base
+            return None if stream.duration is None else float(stream.duration * stream.time_base)
+    except Exception as error:
+        raise VideoError(f"{path}: not a readable video ({type(error).__name__})") from error
+
+
 def resolve(root: Path, name: str) -> Path:
     """The file or frame folder that a row's `video` names under `root`, with or without the extension it should have.
 
@@ -73,7 +89,7 @@ def resolve(root: Path, name: str) -> Path:
             if not candidate.resolve().is_relative_to(top):
                 raise VideoError(f"{name!r} leads out of the video folder {root}")
             if candidate.is_file() or (candidate.resolve() != top and _pictures(candidate)):
-                if any(not picture.resolve().is_relative_to(top) for picture in _pictures(candidate)):
+                if any(picture.is_symlink() and not picture.resolve().is_relative_to(top) for picture in _pictures(candidate)):
                     raise VideoError(f"{name!r} holds links that lead out of the video folder {root}")
                 return candidate
     except VideoError:

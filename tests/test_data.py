@@ -1,17 +1,13 @@
 """Stage 1: every spelling of LLaVA-Hound's rows, and every way in which a row can be bad."""
 
-import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from isrdpo import data, params, records, runs
+from isrdpo import data, params, records, runs, spellings
 
 PRESET = Path(__file__).parent.parent / "params" / "toybox.yaml"
 TURNS = [{"from": "human", "value": "<video>\nWhat moves?"}, {"from": "gpt", "value": "A circle."}]
@@ -41,13 +37,13 @@ def found(run: runs.Run, iteration: int = 1) -> tuple[list[records.Sample], list
     ],
 )
 def test_every_spelling_is_the_same_sample(row: dict) -> None:
-    assert data.sample(row | {"video": "v.mp4"}) == records.Sample("a", "v.mp4", "What moves?", "A circle.")
+    assert spellings.sample(row | {"video": "v.mp4"}) == records.Sample("a", "v.mp4", "What moves?", "A circle.")
 
 
 def test_preferences_of_the_released_data_are_kept() -> None:
     row = {"id": 7, "video": "v", "prompt": "What?", "chosen": {"from": "gpt", "value": "x"}, "rejected": [{"role": "assistant", "content": "y"}],
            "chosen_score": 5, "rejected_score": 1.0}  # fmt: skip
-    made = data.sample(row)
+    made = spellings.sample(row)
     assert (made.id, made.chosen, made.rejected) == ("7", "x", "y")
 
 
@@ -135,15 +131,24 @@ def test_a_folder_without_its_file_and_one_without_a_usable_row_say_so(own_data:
         data.run(other, 1)
 
 
-def test_check_sees_what_the_stage_will_count(own_data: Callable) -> None:
-    good, gone = {"id": "a", "video": "{0}", "prompt": "What?"}, {"id": "gone", "video": "nowhere", "prompt": "What?"}
-    folder, _ = own_data([good, good, gone, gone | {"id": "too"}, {"id": "silent", "video": "{0}", "prompt": ""}])
-    code = (
-        "import json, sys; from isrdpo import data, params; from pathlib import Path\n"
-        "print(json.dumps(data.inspect(params.load(Path(sys.argv[1]), ['data=' + sys.argv[2]]))))\n"
-        "assert not {'torch', 'transformers', 'decord'} & set(sys.modules)"
-    )
-    made = subprocess.run([sys.executable, "-c", code, PRESET, folder], capture_output=True, text=True, check=True, env=os.environ)  # noqa: S603
-    seen = json.loads(made.stdout)
-    assert (seen["source"], seen["train rows"], seen["evaluation rows"]) == (str(folder), 5, 5)
-    assert {cause: len(details) for cause, details in seen["bad"].items()} == {"duplicate id": 2, "missing video": 4, "empty question": 2}
+@pytest.mark.parametrize(("name", "kind"), [("msvd.qa.jsonl", "msvd"), ("tgif.qa.official.jsonl", "tgif.official"), ("test.qa.jsonl", ""), ("mine.jsonl", "")])
+def test_one_test_file_of_the_references_names_its_kind(own_data: Callable, tmp_path: Path, name: str, kind: str) -> None:
+    folder, _ = own_data([{"id": "a", "video": "{0}", "prompt": "What?"}, {"id": "b", "video": "{0}", "prompt": "What?", "kind": "own"}])
+    (folder / "test.qa.jsonl").rename(folder / name)
+    assert [(s.id, s.kind) for s in found(opened(folder, tmp_path, f"data.test={name}"), 0)[0]] == [("a", kind), ("b", "own")]
+
+
+def test_several_test_files_are_read_together_under_their_sets_names(own_data: Callable, tmp_path: Path) -> None:
+    folder, _ = own_data([{"id": f"{n}", "video": f"{{{n % 3}}}", "prompt": f"What is {n}?"} for n in range(6)] + ["{torn"])
+    (folder / "sets").mkdir()
+    for name in ("msvd.qa.jsonl", "sets/msrvtt.qa.official.jsonl"):
+        (folder / name).write_text((folder / "test.qa.jsonl").read_text())
+    both = "data.test=msvd.qa.jsonl, sets/msrvtt.qa.official.jsonl"
+    samples, bad = found(opened(folder, tmp_path, both, "data.questions=4"), 0)
+    assert [s.kind for s in samples] == ["msvd"] * 4 + ["msrvtt.official"] * 4 and all(s.id.startswith(f"{s.kind}/") for s in samples)
+    assert len({s.id for s in samples}) == 8 and bad == [("msvd/line 7", "unreadable row"), ("msrvtt.official/line 7", "unreadable row")]
+    for wrong, says in (("msvd.qa.jsonl,../x.jsonl", "data.test: '../x.jsonl' leads out of data.path"), (" , ", "data.test: no file")):
+        with pytest.raises(params.ParamsError, match=says):
+            params.load(PRESET, [f"data={folder}", f"data.test={wrong}"])
+    with pytest.raises(runs.RunError, match="two of its files are the set 'msvd'"):
+        data.sources(params.load(PRESET, [f"data={folder}", "data.test=msvd.qa.jsonl,sets/msvd.jsonl"]), 0)

@@ -135,8 +135,8 @@ def test_a_parameter_that_a_notebook_lacks_is_refused(tmp_path: Path) -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A dataset of two rows, one without its video."""
-    (tmp_path / "data" / "clips").mkdir(parents=True)
-    (tmp_path / "data" / "clips" / "one.mp4").write_bytes(b"never opened by check")
+    (tmp_path / "data" / "clips" / "one").mkdir(parents=True)  # a folder of frames
+    (tmp_path / "data" / "clips" / "one" / "c01_0001.jpeg").write_bytes(b"never opened by check")
     rows = [{"id": n, "video": f"{n}.mp4", "prompt": "What?"} for n in ("one", "two")]
     (tmp_path / "data" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "data" / "test.qa.jsonl").write_text(json.dumps(rows[0]) + "\n")
@@ -149,7 +149,8 @@ def test_check(folder: Path) -> None:
     given = ["check", PRESET, f"data={folder / 'data'}", f"model.path={folder / 'model'}", f"run={folder / 'run'}"]
     fine = isrdpo(*given, "max_bad_share=0.5")
     assert fine.returncode == 0 and fine.stderr == "" and fine.stdout.endswith("parameters and data are fine\n")
-    assert "train rows: 2\nevaluation rows: 1\nbad: 1 missing video; first: two: " in fine.stdout and "space: about" in fine.stdout
+    assert "train rows: 2\nevaluation rows: 1\ndurations of 1 distinct videos: 0.5 / 0.5 / 0.5 s" in fine.stdout and "bad: 1 missing video; first: two: " in fine.stdout
+    assert "space: about" in fine.stdout
     assert not (folder / "run").exists(), "check writes nothing"
     bad = isrdpo(*given)
     assert bad.returncode == 1 and "1 of 3 rows are bad, above max_bad_share=0.05" in bad.stderr and "are fine" not in bad.stdout

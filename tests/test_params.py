@@ -87,7 +87,7 @@ def test_yaml_has_no_surprises() -> None:
     ("respond.top_p=0", "respond.top_p: 0.0 must be above 0"),
     ("judge.orders=3", "judge.orders: 3 is not one of 1, 2"),
     ("judge.orders=true", "judge.orders: True is not one of 1, 2"),
-    ("judge.method=scor", "judge.method: 'scor' is not one of generate, score, truth, random; did you mean score?"),
+    ("judge.method=scor", "judge.method: 'scor' is not one of generate, score, truth, random, given; did you mean score?"),
     ("train.ld_alpha=2", "train.ld_alpha: 2.0 is a share; give 0 to 1"),
     ("video.cache=yes", "video.cache: 'yes' is not true or false"),
     ("keep_policies=none", "keep_policies: 'none' is not all, last or a number above 0"),

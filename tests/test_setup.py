@@ -131,11 +131,11 @@ def imported(path: Path, top_level_only: bool) -> set[str]:
 LAYERS = [
     {"__init__", "strict_yaml", "folders"},
     {"prompts", "records", "metrics"},
-    {"params"},
+    {"params", "spellings"},
     {"keys", "provenance", "verdicts"},
     {"runs", "video", "toybox"},
     {"hound_model"},
-    {"hound", "auto"},
+    {"hound", "auto", "formats"},
     {"vlmm", "dpo"},
     {"speed"},
     {"data", "respond", "judge", "look", "train", "evaluate"},
