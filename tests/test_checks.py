@@ -76,7 +76,7 @@ def test_long_answers_are_counted_with_the_models_own_tokenizer_or_estimated_by_
     folder, _ = own_data([GOOD, GOOD | {"id": "b", "chosen": texts[1]}])
     processor = hound.HoundProcessor.from_tokenizer(random_base / "tokenizer.model", 8, 32, 8)
     pairs = [records.Preference("x", "v", "What?", text, "Nothing.", None) for text in texts]
-    short, long = (dpo.text_tokens(dpo.row(pair, processor), processor) for pair in pairs)
+    short, long = (dpo.text_tokens(dpo.row(pair, processor, {}), processor) for pair in pairs)
     for limit, over in ((long, 0), (long - 1, 1), (short, 1), (short - 1, 2)):
         lines, _ = inspected(folder, f"model.path={random_base}", f"train.max_length={limit}")
         assert f"longer than train.max_length={limit} with their answers: {over} of 2 (tokens of its tokenizer.model)" in lines
