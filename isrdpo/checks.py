@@ -27,6 +27,7 @@ def inspect(params: Params) -> tuple[list[str], list[str]]:
     lines, problems = _data(params)
     weights, origin, wrong = _model(params)
     lines.append(f"model: {origin}, {_size(weights)} of weights")
+    lines.append(memory(params, weights))
     needed, detail = space(params, weights)
     free = shutil.disk_usage(_existing(resolve(params.run))).free
     lines.append(f"space: about {_size(needed)} ({detail}); {_size(free)} free")
@@ -161,6 +162,16 @@ def space(params: Params, weights: int) -> tuple[int, str]:
     kept = params.iterations if keep == "all" else 2 if keep == "last" else min(int(keep) + 1, params.iterations)
     checkpoint = weights * OPTIMIZER if params.train.method == "full" else weights // 10
     return kept * weights + weights + 2 * checkpoint, f"{kept} policies and trainer checkpoints"
+
+
+def memory(params: Params, weights: int) -> str:
+    """What training holds on its one device, activations aside. Full: weights, gradients, AdamW's two moments and the reference, float32 each: 20 bytes
+    a parameter. LoRA: the base, and the same for its adapter, which is small."""
+    count = weights / BYTES[params.model.dtype]
+    if params.train.method == "full":
+        return f"training memory: about {_size(count * 20)} on one device (weights, gradients, two moments, reference in float32); activations on top"
+    size = {"none": BYTES[params.model.dtype], "8bit": 1, "4bit": 0.5}[params.model.quantize]
+    return f"training memory: about {_size(count * size)} on one device (the frozen base); its adapter and activations on top"
 
 
 def _existing(path: Path) -> Path:
