@@ -27,7 +27,7 @@ DEPENDS = {  # dotted keys, or whole sections
     "look": ("look", "prompts.judge_without_context"),
 }  # fmt: skip
 LEFT_OUT = {
-    "respond.batch_size", "judge.batch_size", "evaluate.batch_size", "train.gradient_checkpointing", "train.save_steps", "train.report_to",
+    "data.source", "respond.batch_size", "judge.batch_size", "evaluate.batch_size", "train.gradient_checkpointing", "train.save_steps", "train.report_to",
 }  # fmt: skip
 TRAINING_DATA, HELD_OUT_DATA = {"data.train", "data.samples"}, {"data.test", "data.questions", "data.fixed_pairs"}
 

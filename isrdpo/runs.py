@@ -40,7 +40,7 @@ def draw_seed(run_seed: int, iteration: int, sample_id: str, draw: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def progress(iterable: Iterable[T], total: int, label: str) -> Iterator[T]:
+def progress(iterable: Iterable[T], total: int | None, label: str) -> Iterator[T]:
     """A progress bar on stderr; quiet when that is not a terminal."""
     from tqdm import tqdm
 
