@@ -28,6 +28,7 @@ from isrdpo.runs import Run, progress
 TAG = re.compile(r"<(video|image|audio)>")
 SHARD = 100_000  # rows a parquet file
 FAMILY = ("llava_llama", "llava_hound")  # model_type in the original layout, and in that of `hound.save`
+TOWERS = {"image": "LanguageBind/LanguageBind_Image", "video": "LanguageBind/LanguageBind_Video_merge"}
 SOURCE = "https://arxiv.org/abs/2406.11280"
 
 
@@ -195,7 +196,7 @@ def policy(run: Run, t: int, target: Path) -> str:
     with _Fresh(target) as part:
         kind = original(source, part, run.params.model.image_tower, run.params.model.video_tower)
         front = {"library_name": "isrdpo", "tags": ["dpo", "isr-dpo", "video-text-to-text"]}
-        more = "The layout is LLaVA-Hound's own (model_type llava_llama); `isrdpo.hound.load` reads it, and so does LLaVA-Hound's code."
+        more = "The layout is LLaVA-Hound's own (model_type llava_llama); `isrdpo.hound.load` reads it. LLaVA-Hound's code wants `llava` in the folder's name."
         made = "A video language model trained with DPO on its own verdicts about its own answers."
         records.write_text(part / "README.md", card(run, t, front, f"ISR-DPO policy after iteration {t}", {}, made, more))
     return f"{shown(target)}: the policy after iteration {t} in LLaVA-Hound's layout, {kind}"
@@ -219,7 +220,26 @@ def original(source: Path, target: Path, image_tower: str | None = None, video_t
         dtype = torch.promote_types(dtype, kind)
     model, processor = hound.load(source, image_tower=image_tower, video_tower=video_tower, dtype=dtype)
     hound.save_original(model, processor, target, dtype)
+    _named_as_upstream(target)
     return str(dtype).removeprefix("torch.")
+
+
+def _named_as_upstream(folder: Path) -> None:
+    """What LLaVA-Hound's own loader asks for beside the weights (RifleZhang/LLaVA-Hound-DPO at ec2381f6, llava_hound_dpo/llava/model: builder.py,
+    multimodal_encoder/builder.py): towers named LanguageBind_Image and LanguageBind_Video_merge, of which it needs both, and a tokenizer_config.json,
+    without which AutoTokenizer does not know the class. `hound.load` finds the towers' configs under the same names, in this folder."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    if all(config.get(f"mm_{name}_tower") for name in TOWERS):
+        (folder / "LanguageBind").mkdir()
+        for name, official in TOWERS.items():
+            os.replace(folder / config[f"mm_{name}_tower"], folder / official)
+            config[f"mm_{name}_tower"] = official
+        records.write_json(path, config)
+    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>"}
+    records.write_json(folder / "tokenizer_config.json", {
+        "tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, "legacy": False, "padding_side": "right", **special,
+    })  # fmt: skip
 
 
 def may_push(repo: str) -> None:

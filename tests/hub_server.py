@@ -129,5 +129,6 @@ class Handler(BaseHTTPRequestHandler):
         if "/commit/" in path:
             rows = [json.loads(line) for line in body.splitlines()]
             self.server.commits.append({r["value"]["path"]: base64.b64decode(r["value"]["content"]) for r in rows if r["key"] == "file"})
-            return self.answer(200, {"commitUrl": f"{self.server.url}/{re.sub("/(preupload|commit)/.*", "", path.removeprefix("/api/"))}/commit/1", "commitOid": "1" * 40, "success": True})
+            repo = re.sub("/commit/.*", "", path.removeprefix("/api/"))
+            return self.answer(200, {"commitUrl": f"{self.server.url}/{repo}/commit/1", "commitOid": "1" * 40, "success": True})
         return self.answer(200, {"warnings": [], "errors": []})

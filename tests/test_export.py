@@ -221,6 +221,7 @@ def test_the_command_says_what_it_did_and_refuses_in_one_line(judged: Run, tmp_p
 
 
 def tensors(folder: Path) -> dict[str, tuple]:
+    import torch
     from safetensors import safe_open
 
     found = {}
@@ -228,7 +229,7 @@ def tensors(folder: Path) -> dict[str, tuple]:
         with safe_open(path, "pt") as file:
             for key in file.keys():  # noqa: SIM118 (not a dictionary)
                 tensor = file.get_tensor(key)
-                found[key] = (tensor.dtype, tuple(tensor.shape), tensor.contiguous().view(-1).numpy().tobytes() if tensor.numel() else b"")
+                found[key] = (tensor.dtype, tuple(tensor.shape), tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return found
 
 
@@ -250,6 +251,32 @@ def test_a_policy_goes_round_bit_for_bit(random_base: Path, make_run: Callable, 
     assert str(tmp_path) not in (tmp_path / "out/README.md").read_text()
     export.original(tmp_path / "out", tmp_path / "again")
     assert tensors(tmp_path / "again") == tensors(random_base)
+
+
+def test_a_policy_with_both_towers_is_named_as_upstream_names_it(random_base: Path, tmp_path: Path) -> None:
+    """Both towers, one without its config at the checkpoint: the names that LLaVA-Hound's loader asks for, and the same weights again."""
+    import dataclasses
+
+    import torch
+
+    from isrdpo import hound
+    from isrdpo.hound_model import HoundForConditionalGeneration
+
+    video_only, processor = hound.load(random_base, dtype=torch.bfloat16)
+    config = video_only.config
+    config.image_config = type(config.vision_config)(**config.vision_config.to_dict())
+    model = HoundForConditionalGeneration(config).to(torch.bfloat16)
+    hound.save(model, dataclasses.replace(processor), tmp_path / "policy")
+    assert export.original(tmp_path / "policy", tmp_path / "one") == "bfloat16"
+    written = json.loads((tmp_path / "one/config.json").read_text())
+    assert (written["mm_image_tower"], written["mm_video_tower"]) == ("LanguageBind/LanguageBind_Image", "LanguageBind/LanguageBind_Video_merge")
+    export.original(tmp_path / "one", tmp_path / "two")
+    assert tensors(tmp_path / "one") == tensors(tmp_path / "two")
+    for name in ("config.json", "tokenizer.model", "tokenizer_config.json", *(f"{written[f'mm_{n}_tower']}/config.json" for n in ("image", "video"))):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+    back, _ = hound.load(tmp_path / "two", dtype=torch.bfloat16)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), back.state_dict().values(), strict=True))
+    assert back.config.vision_config.num_attention_heads == config.vision_config.num_attention_heads
 
 
 def test_the_families_are_hounds_own() -> None:
