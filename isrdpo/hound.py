@@ -294,7 +294,8 @@ def save_original(
     for name, tower in towers.items():
         if tower:
             time = name == "video" and config.temporal_attention
-            vision = tower.to_dict() | {"add_time_attn": time, "num_frames": config.frames if name == "video" else 1}
+            kept = {key: value for key, value in tower.to_dict().items() if key != "dtype"}  # whatever it was last loaded in
+            vision = kept | {"add_time_attn": time, "num_frames": config.frames if name == "video" else 1}
             (folder / f"{name}_tower").mkdir(parents=True, exist_ok=True)
             _write_json(folder / f"{name}_tower" / "config.json", {"vision_config": vision})
     _write(folder, raw, {_original_key(key): tensor.to(dtype) for key, tensor in model.state_dict().items()}, processor)

@@ -30,7 +30,7 @@ GIVEN = {  # all that matters where the pairs are the data set's own; what `trai
     "respond": ("seed", *MODEL, "video.span"), "judge": ("judge.method", "judge.keep_surest", "judge.balance_lengths"),
 }  # fmt: skip
 LEFT_OUT = {
-    "respond.batch_size", "judge.batch_size", "evaluate.batch_size", "train.gradient_checkpointing", "train.save_steps", "train.report_to",
+    "data.source", "respond.batch_size", "judge.batch_size", "evaluate.batch_size", "train.gradient_checkpointing", "train.save_steps", "train.report_to",
 }  # fmt: skip
 TRAINING_DATA, HELD_OUT_DATA = {"data.train", "data.samples"}, {"data.test", "data.questions", "data.fixed_pairs"}
 

@@ -86,6 +86,22 @@ def parser() -> argparse.ArgumentParser:
     again = command(report, "rebuild a run's pages and index from its files")
     again.add_argument("run", help="the run's folder")
     again.add_argument("--bundle", metavar="FILE.zip", type=Path, help="pack the pages with the clips they show, to be sent to somebody who has nothing else")
+    got = command(fetch, "fetch what a preset needs, or data sets by name, from the Hugging Face hub")
+    got.add_argument("what", metavar="PARAMS|SET", help="a preset, or train, test, or a test set such as msvd")
+    got.add_argument("overrides", nargs="*", metavar="SET|key=value", help="more sets; for a preset such as model.path=...")
+    got.add_argument("--to", metavar="FOLDER", help="where the data go; a preset's own data.path if not given")
+    got.add_argument("--yes", action="store_true", help="fetch without being asked")
+    got.add_argument("--keep", action="store_true", help="keep the archives, in FOLDER/archives")
+    out = command(export, "write one iteration's preferences for other tools, or its policy in LLaVA-Hound's layout")
+    out.add_argument("run", help="the run's folder")
+    out.add_argument("--iteration", type=int, required=True, help="1 to N")
+    out.add_argument("--to", required=True, metavar="FOLDER", help="a new or empty folder")
+    what = out.add_mutually_exclusive_group(required=True)
+    what.add_argument("--format", choices=("llava-hound", "hf", "llama-factory", "ms-swift"), help="of the preferences")
+    what.add_argument("--policy", action="store_true", help="the trained policy instead of preferences")
+    out.add_argument("--copy-videos", action="store_true", help="copy the videos beside the preferences, into videos/")
+    out.add_argument("--push", metavar="REPO", help="then upload the folder to this hub repository, a new one as private (token: HF_TOKEN)")
+    out.add_argument("--public", action="store_true", help="a new repository is public")
     return made
 
 
@@ -253,6 +269,46 @@ def check(given: argparse.Namespace) -> int:
     if not problems:
         print("parameters and data are fine")
     return 1 if problems else 0
+
+
+def fetch(given: argparse.Namespace) -> None:
+    """Ends with the parameters that a run of the data is given."""
+    from isrdpo import fetch as fetching
+    from isrdpo import params
+
+    target, models = given.to, []
+    if given.what.endswith((".yaml", ".yml")):
+        settings = params.load(preset_path(given.what), given.overrides)
+        wanted, models = fetching.needs(settings)
+        target = target or settings.data.path
+        if not (wanted or models):
+            return print(f"{given.what}: needs nothing from the hub (data.source is empty, the model is local)")
+        if wanted and target == "toybox":
+            raise folders.RunError(f"{given.what}: data.source goes with a folder as data.path; give data.path=FOLDER or --to FOLDER")
+    else:
+        wanted = fetching.sets([given.what, *given.overrides])
+        if not target:
+            raise folders.RunError(f"fetch {given.what}: where to? give --to FOLDER")
+    made = fetching.plan(wanted, models)
+    folder = folders.resolve(target)
+    fetching.fetch(made, folder, given.yes, given.keep)
+    return print(f"a run of it: data={folders.shown(folder)} {fetching.parameters(made)}" if wanted else "the model is in the hub's cache")
+
+
+def export(given: argparse.Namespace) -> None:
+    from isrdpo import export as exporting
+    from isrdpo import runs
+
+    made, target = runs.Run.open(given.run), folders.resolve(given.to)
+    if given.push:
+        exporting.may_push(given.push)
+    if given.policy:
+        said = exporting.policy(made, given.iteration, target)
+    else:
+        said = exporting.preferences(made, given.iteration, target, given.format, given.copy_videos)
+    print(said)
+    if given.push:
+        print(exporting.push(target, given.push, "model" if given.policy else "dataset", given.public))
 
 
 def summary_table(path: Path) -> str:

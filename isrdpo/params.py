@@ -21,6 +21,9 @@ ABOVE_ZERO = {
     "iterations", "batch_size", "max_new_tokens", "context_max_new_tokens", "epochs", "gradient_accumulation", "learning_rate",
     "beta", "max_length", "max_grad_norm", "save_steps", "lora_r", "lora_alpha", "top_p", "keep_surest", "frames", "max_pixels",
 }  # fmt: skip
+TEST_SETS = ("actnet", "vidal", "webvid", "msrvtt", "msvd", "tgif", "ssv2")  # ShareGPTVideo/test_video_and_instruction
+OFFICIAL_SETS = ("msrvtt", "msvd", "tgif")
+SOURCES = ("train", "test", *TEST_SETS)
 SHARES = {"max_bad_share", "top_p", "warmup_ratio", "lora_dropout", "occlusion", "lookalike", "ld_alpha", "keep_surest"}
 SECRET = re.compile(
     r"hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{16,}|gh[a-z]_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{12,}|AIza[\w-]{30,}|xox[a-z]-[\w-]{10,}"
@@ -36,6 +39,7 @@ class ParamsError(ValueError):
 @dataclass(frozen=True)
 class Data:
     path: str
+    source: str
     train: str
     test: str
     videos: str
@@ -359,6 +363,9 @@ def _data_rules(data: Data) -> Iterator[str]:
                 yield f"data.{name}: {_shown(str(path))} leads out of data.path; give a path inside it"
     if data.test is not None and not data.test.replace(",", "").strip():
         yield "data.test: no file; give the test set's, or several with commas between"
+    unknown = [name for name in (data.source or "").split(",") if name.strip() not in ("", *SOURCES)]
+    if unknown:
+        yield f"data.source: {_shown(unknown[0].strip())} is not one of {', '.join(SOURCES)}"
 
 
 def _leaves(values: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:

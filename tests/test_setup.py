@@ -93,7 +93,7 @@ def test_the_readmes_commands_exist() -> None:
 
 
 def test_help_answers_at_once_without_heavy_imports() -> None:
-    for heavy in ([], ["run"], ["stage"], ["notebook"], ["check"]):
+    for heavy in ([], ["run"], ["stage"], ["notebook"], ["check"], ["fetch"], ["export"]):
         started = time.monotonic()
         done = subprocess.run([sys.executable, "-X", "importtime", "-m", "isrdpo", *heavy, "--help"], capture_output=True, text=True, check=True)
         took = time.monotonic() - started
@@ -139,8 +139,8 @@ LAYERS = [
     {"vlmm", "dpo"},
     {"speed"},
     {"data", "respond", "judge", "look", "train", "evaluate"},
-    {"plots", "show"},
-    {"report", "checks"},
+    {"plots", "show", "hub", "archives"},
+    {"report", "checks", "fetch", "export"},
     {"gallery", "compare"},
     {"pages"},
     {"notebooks"},
@@ -169,7 +169,8 @@ def test_stages_never_import_each_other(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["params", "records", "runs", "keys", "folders", "provenance", "metrics", "prompts", "strict_yaml", "launch", "pages",
-                                  "data", "respond", "judge", "train", "evaluate", "verdicts", "checks", "look", "report", "plots", "show", "gallery", "notebooks", "compare", "study", "speed"])  # fmt: skip
+                                  "data", "respond", "judge", "train", "evaluate", "verdicts", "checks", "look", "report", "plots", "show", "gallery", "notebooks", "compare", "study", "speed",
+                                  "hub", "archives", "fetch", "export"])  # fmt: skip
 def test_light_modules_load_nothing_heavy(name: str) -> None:
     code = f"import isrdpo.{name}, sys; print(sorted({{'torch', 'transformers', 'trl', 'decord', 'openai', 'datasets', 'papermill'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
