@@ -9,7 +9,7 @@
 
 Video paths count from the run's video root; with copied videos, from the exported folder (in LLaVA-Hound's format, whose reader joins a video folder,
 from its videos/). LLaMA-Factory and ms-swift take a folder of frames as a list of its pictures, and count the tags <video>, <image>, <audio> in all
-texts: pairs that hold one are left out there, and counted. TRL 1.16's DPOTrainer trains on images only and ignores `videos` (METHOD.md section 6).
+texts: pairs that hold one are left out there, and counted. TRL 1.16's DPOTrainer trains on images only and ignores `videos`.
 """
 
 import json

@@ -105,7 +105,7 @@ def test_llava_hound_is_read_back_equal(judged: Run, copied: bool, tmp_path: Pat
     assert "4 pairs of iteration 1 as llava-hound" in said
     raw = [json.loads(line) for line in (tmp_path / "out/preferences.jsonl").read_text().splitlines()]
     assert all(list(row) == ["id", "video", "prompt", "chosen", "rejected"] and row["prompt"].count("<video>") == 1 for row in raw)
-    back = list(data.read_rows(tmp_path / "out/preferences.jsonl"))
+    back = list(data.read_rows(data.Source(tmp_path / "out/preferences.jsonl"), tmp_path))
     assert [(r.id, r.video, r.question, r.chosen, r.rejected) for r in back] == [(p.id, p.video, p.question, p.chosen, p.rejected) for p in pairs_of(judged)]
     root = tmp_path / "out/videos" if copied else judged.video_root()
     for row in back:

@@ -86,7 +86,7 @@ def test_what_is_fetched_is_what_a_run_reads(server: Hub, tmp_path: Path) -> Non
     said = dict(text.split("=") for text in fetch.parameters(made).splitlines()[0].split())
     root = tmp_path / "hound" / said["data.videos"]
     for file in (said["data.train"], *(f"video_instruction/test/{name}.jsonl" for name in ("msvd.qa", "msvd.qa.official", "tgif.qa", "ssv2.qa"))):
-        found = list(data.read_rows(tmp_path / "hound" / file))
+        found = list(data.read_rows(data.Source(tmp_path / "hound" / file), tmp_path))
         assert found and all(isinstance(row, records.Sample) for row in found)
         for row in found:
             assert sorted(p.name for p in video.resolve(root, row.video).iterdir())[0] == "c01_0001.jpeg"
