@@ -1,0 +1,82 @@
+"""The presets for real models, run on miniatures in the exact formats: the folder that `isrdpo fetch` leaves, a checkpoint in the original layout."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import families
+import pytest
+
+from isrdpo import hound, records
+from isrdpo.toybox import BASE, world
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def fetched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `isrdpo fetch params/paper.yaml` leaves it: rows where the repositories have them, frames as `<video>/c01_%04d.jpeg`."""
+    from PIL import Image
+
+    from isrdpo import video
+
+    folder, difficulty = tmp_path_factory.mktemp("data"), world.Difficulty()
+    rows = world.samples("loop", 24, 7, difficulty, folder / "clips")
+    for row in rows:
+        for kind in ("", "test/msvd/", "test/msrvtt/", "test/tgif/"):
+            place = folder / "video_data" / kind / Path(row.video).stem
+            if not place.exists():
+                place.mkdir(parents=True)
+                for n, frame in enumerate(video.read(folder / "clips" / row.video, 8).frames, 1):
+                    Image.fromarray(frame).save(place / f"c01_{n:04d}.jpeg", quality=95)
+    train = [{"id": row.id, "video": Path(row.video).stem, "prompt": f"<video>\n{row.question}", "chosen": row.answer, "rejected": "A green star."} for row in rows]
+    (folder / "video_instruction/train/dpo").mkdir(parents=True)
+    (folder / "video_instruction/train/dpo/sft_dpo_17k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in train))
+    (folder / "video_instruction/test").mkdir()
+    for name in ("msvd", "msrvtt", "tgif"):
+        test = [
+            {"id": row.id, "video": f"test/{name}/{Path(row.video).stem}", "caption": row.caption,
+             "conversations": [{"from": "human", "value": f"<video>\n{row.question}"}, {"from": "gpt", "value": row.answer}]} for row in rows[:3]
+        ]  # fmt: skip
+        (folder / f"video_instruction/test/{name}.qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in test))
+        for row in test:
+            del row["caption"]
+        (folder / f"video_instruction/test/{name}.qa.official.jsonl").write_text("".join(json.dumps(row) + "\n" for row in test))
+    return folder
+
+
+def isrdpo(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "isrdpo", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_the_papers_preset_goes_through_two_iterations_on_a_miniature_of_the_original_layout(fetched: Path, tmp_path: Path) -> None:
+    small = [
+        f"run={tmp_path / 'run'}", f"data={fetched}", f"model.path={BASE}", "model.dtype=float32", "iterations=2", "respond.max_new_tokens=48", "respond.context_max_new_tokens=64",
+        "evaluate.max_new_tokens=48", "train.gradient_accumulation=1", "max_bad_share=0.5",
+    ]  # fmt: skip
+    found = isrdpo("check", "params/paper.yaml", *small)
+    assert found.returncode == 0 and "train rows: 24" in found.stdout and "evaluation rows: 9" in found.stdout, found.stdout + found.stderr
+    made = isrdpo("run", "params/paper.yaml", *small)
+    assert made.returncode == 0, made.stdout + made.stderr
+    answers = records.read(tmp_path / "run/iter_02/answers.jsonl", records.Answer)
+    assert {a.kind for a in answers} == {"msvd", "msrvtt", "tgif"} and len(answers) == 9
+    assert records.read_json(tmp_path / "run/iter_02/.done/train.json")["counts"]["pairs"] > 0
+    policy, _ = hound.load(tmp_path / "run/iter_02/policy")
+    assert policy.config.frames == hound.load(BASE)[0].config.frames
+    assert (tmp_path / "run/report.html").exists()
+
+
+@pytest.mark.slow
+def test_the_single_gpu_preset_runs_on_a_miniature_of_its_family(fetched: Path, tmp_path: Path) -> None:
+    folder = families.write("qwen3_vl", tmp_path / "qwen3_vl")
+    small = [
+        f"run={tmp_path / 'run'}", f"data={fetched}", "data.train=video_instruction/train/dpo/sft_dpo_17k.jsonl", "data.test=video_instruction/test/msvd.qa.jsonl", "data.videos=video_data",
+        f"model.path={folder}", "model.dtype=float32", "iterations=1", "data.samples=8", "respond.max_new_tokens=6", "respond.context_max_new_tokens=6", "respond.context_temperature=1.0",
+        "evaluate.max_new_tokens=6", "train.gradient_accumulation=1", "max_bad_share=0.5",
+    ]  # fmt: skip
+    made = isrdpo("run", "params/single_gpu.yaml", *small)
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert records.read_json(tmp_path / "run/iter_01/.done/train.json")["counts"]["pairs"] > 0
+    assert "heat maps are drawn for LLaVA-Hound checkpoints only" in (tmp_path / "run/iter_01/reports/03_judging.html").read_text()
