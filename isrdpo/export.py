@@ -122,7 +122,8 @@ def _ms_swift(pairs: list[Preference], folder: Path, media: Media, run: Run, t: 
 
 def _hf(pairs: list[Preference], folder: Path, media: Media, run: Run, t: int) -> None:
     """Columns id, videos, prompt, chosen, rejected, margin. A folder of frames stays one path: a column has one type."""
-    from datasets import Dataset
+    import pyarrow
+    from pyarrow import parquet
 
     within = "videos/" if (folder / "videos").is_dir() else ""
     rows = [
@@ -133,11 +134,12 @@ def _hf(pairs: list[Preference], folder: Path, media: Media, run: Run, t: int) -
     (folder / "data").mkdir()
     shards = range(0, len(rows), SHARD)
     for number, start in enumerate(shards):
-        Dataset.from_list(rows[start : start + SHARD], features=_features()).to_parquet(folder / "data" / f"train-{number:05d}-of-{len(shards):05d}.parquet")
+        table = pyarrow.Table.from_pylist(rows[start : start + SHARD], schema=_features().arrow_schema)
+        parquet.write_table(table, folder / "data" / f"train-{number:05d}-of-{len(shards):05d}.parquet")
     front = {"pretty_name": f"ISR-DPO preferences, iteration {t}", "task_categories": ["video-text-to-text"], "tags": ["dpo", "preference", "isr-dpo", "trl"],
              "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}], **_size_category(len(rows))}  # fmt: skip
     counts = {"pairs": len(rows), "videos": len({p.video for p in pairs}), "questions": len({p.question for p in pairs})}
-    records.write_text(folder / "README.md", card(run, t, front, f"ISR-DPO preferences of iteration {t}", counts, MADE, _columns(within)))
+    records.write_text(folder / "README.md", card(run, t, front, f"ISR-DPO preferences of iteration {t}", counts, _made(run, t), _columns(within)))
 
 
 def _features() -> Any:
@@ -149,7 +151,13 @@ def _features() -> Any:
 
 
 WRITERS = {"llava-hound": _llava_hound, "hf": _hf, "llama-factory": _llama_factory, "ms-swift": _ms_swift}
-MADE = "The policy named above answered each question twice; it judged its own two answers, and what it preferred is `chosen`. No human took part."
+JUDGES = {"truth": "the known facts of the toy world decided between them", "random": "a coin decided between them"}  # judge.method; else the policy itself
+
+
+def _made(run: Run, t: int) -> str:
+    policy = "The base model" if t == 1 else f"The base model, trained for {t - 1} iteration{'s' if t > 2 else ''} on its own preferences,"
+    judge = JUDGES.get(run.params.judge.method, "it judged its own answers itself")
+    return f"{policy} answered each question twice; {judge}, and what was preferred is `chosen`. No human took part."
 
 
 def _columns(within: str) -> str:

@@ -1,6 +1,6 @@
 """What a preset or a benchmark needs, from the hub: isrdpo fetch test --to data/hound
 
-What is known of the two repositories, and from where (github.com/RifleZhang/LLaVA-Hound-DPO, commit of its `main`):
+What is known of the two repositories, and from where (github.com/RifleZhang/LLaVA-Hound-DPO at ec2381f6):
 - ShareGPTVideo/test_video_and_instruction is downloaded whole into $DATA_DIR (setup/setup_test_data.sh and .py). The archives are then
   $DATA_DIR/video_data/test/{msrvtt,msvd,tgif,ssv2,actnet,vidal,webvid}.tar.gz and are unpacked where they lie; the rows are
   $DATA_DIR/video_instruction/test/<set>.qa.jsonl and <set>.qa.official.jsonl (setup/set_path.sh, test/pipeline/*.sh), whose `video`
@@ -205,7 +205,7 @@ def _agreed(rows: list[hub.File], packed: list[Archive], models: list[hub.File],
     # frames are JPEG, which gzip hardly shrinks: an archive takes its own size once more, itself included until it is unpacked
     needed = sum(file.size for file in rows) + sum(whole) * (2 if keep else 1) + (0 if keep else max(whole, default=0))
     fetched, cached = sum(file.size for file in everything), sum(file.size for file in models)
-    places = [(needed, _existing(folder))] + ([(cached, _existing(_blob(models[0])))] if models else [])
+    places = ([(needed, _existing(folder))] if needed else []) + ([(cached, _existing(_blob(models[0])))] if models else [])
     if len(places) > 1 and places[0][1].stat().st_dev == places[1][1].stat().st_dev:
         places = [(needed + cached, places[0][1])]
     for count, place in places:

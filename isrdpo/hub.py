@@ -77,8 +77,9 @@ def download(file: File, place: Path, part: Path, endpoint: str | None = None) -
             if part.exists() and part.stat().st_size > file.size:
                 part.unlink()
             url = hf_hub_url(file.repo, file.path, repo_type=file.kind, revision=file.commit, endpoint=endpoint)
+            headers = build_hf_headers(token=token()) | {"Accept-Encoding": "identity"}  # a range counts bytes of the file, not of its compression
             with part.open("ab") as out:
-                http_get(url, out, resume_size=out.tell(), headers=build_hf_headers(token=token()), expected_size=file.size, displayed_filename=file.path)
+                http_get(url, out, resume_size=out.tell(), headers=headers, expected_size=file.size, displayed_filename=file.path)
         if digest(part, file.digest) != file.digest:
             part.unlink()
             raise RunError(f"{file.repo}: {file.path} arrived damaged (its digest is not {file.digest[:12]}...); it was removed, run the same command again")

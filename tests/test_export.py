@@ -162,6 +162,7 @@ def test_hf_is_a_data_set_that_trl_takes(judged: Run, tmp_path: Path, monkeypatc
     assert card.data.license == "other" and card.data.configs[0]["data_files"][0]["path"] == "data/train-*.parquet"
     text = (tmp_path / "out/README.md").read_text()
     assert "| pairs | 4 |" in text and "| iteration | 1 of" in text and str(tmp_path) not in text and yaml.safe_load(text.split("---")[1])["license_name"] == "unspecified"
+    assert "The base model answered each question twice; it judged its own answers itself" in text
     whole = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=cache)
     assert len(whole) == 4, "and by the folder, as from the hub"
 

@@ -158,6 +158,34 @@ def test_nobody_to_ask_is_a_refusal_with_the_size(server: Hub, large: bytes, tmp
     assert f"{fetch.TEST}: 3 files, 25.0 MB" in out and "of disk" in out and not (tmp_path / "hound").exists()
 
 
+def test_a_terminal_is_asked(server: Hub, tmp_path: Path) -> None:
+    for answer, there in (("n", False), ("y", True)):
+        ours, theirs = os.openpty()
+        env = os.environ | {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(ROOT)}
+        line = [sys.executable, "-m", "isrdpo", "fetch", "msvd", "--to", str(tmp_path / "hound")]
+        with subprocess.Popen(line, env=env, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as child:  # noqa: S603
+            os.write(ours, f"{answer}\n".encode())
+            out, errors = child.communicate()
+        os.close(ours)
+        os.close(theirs)
+        assert "? [y/N]" in out and (child.returncode == 0) == there and ("nothing was fetched" in errors) != there
+        assert (tmp_path / "hound/video_data/test/msvd/v1/c01_0001.jpeg").exists() == there
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_one_line() -> None:
+    with pytest.raises(RunError, match=r"^a/b: the disk is full; free some space and run the same command again"), hub.one_line("a/b"):
+        Path("/dev/full").write_bytes(b"x" * 100_000)
+
+
+def test_a_preset_that_needs_nothing_says_so(server: Hub, tmp_path: Path) -> None:
+    child = command(server, tmp_path, str(ROOT / "params/toybox.yaml"), "--yes")
+    out, errors = child.communicate()
+    assert child.returncode == 0 and "needs nothing from the hub" in out and not server.log, errors
+    child = command(server, tmp_path, "msvd", "--yes")
+    assert child.communicate()[1].strip() == "isrdpo: fetch msvd: where to? give --to FOLDER" and child.returncode == 1
+
+
 def test_a_disk_without_room_is_refused_before_anything_is_fetched(server: Hub, tmp_path: Path) -> None:
     real = fetch.plan(["msvd"], [], server.url)
     for file in (f for archive in real.packed for f in archive.files):
@@ -218,7 +246,8 @@ def test_a_presets_model_and_data_by_one_command(server: Hub, tmp_path: Path) ->
     assert {p.name: p.read_bytes() for p in snapshot.iterdir()}.items() <= server.repos[MODEL].items()
     assert server.asked("00001.safetensors") == [None], "fetched once, and named by huggingface_hub without being fetched again"
     assert (tmp_path / "hound/video_data/id1").is_dir() and (tmp_path / "hound/video_data/test/msvd/v1").is_dir()
-    code = "from isrdpo import hound; print(hound._folder('someone/tiny'))"
+    patterns = "['*.json', '*.safetensors', 'tokenizer.model']"  # hound's
+    code = f"from huggingface_hub import snapshot_download; print(snapshot_download('someone/tiny', allow_patterns={patterns}))"
     env = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)  # noqa: S603
     assert done.stdout.strip() == str(snapshot), done.stderr

@@ -36,7 +36,7 @@ def fetched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "video_instruction/test").mkdir()
     for name in ("msvd", "msrvtt", "tgif"):
         test = [
-            {"id": row.id, "video": f"test/{name}/{Path(row.video).stem}", "caption": row.caption,
+            {"id": f"q-{row.id}", "video": f"test/{name}/{Path(row.video).stem}", "caption": row.caption,
              "conversations": [{"from": "human", "value": f"<video>\n{row.question}"}, {"from": "gpt", "value": row.answer}]} for row in rows[:3]
         ]  # fmt: skip
         (folder / f"video_instruction/test/{name}.qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in test))
