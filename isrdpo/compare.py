@@ -76,13 +76,16 @@ def results(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def questions(runs: Sequence[Run]) -> pd.DataFrame:
-    """A row an answer: arm, seed, iteration, id, kind, words, and (None where truth is not known) correct, false, claims."""
+    """A row an answer: arm, seed, iteration, id, kind, words, and (None where nobody says) correct, false, claims: by facts, or by the runs' scorer. Raises
+    RunError where they were scored by different ones."""
+    by: dict[str, str] = {}
 
     def rows(run: Run, t: int) -> pd.DataFrame:
-        table = report.answers(run, t)
-        counted = [(None, None) if truth is None else (truth["false"], truth["claims"]) for truth in table["truth"]]
-        made = table[["id", "kind", "words", "correct"]].assign(false=[f for f, _ in counted], claims=[c for _, c in counted])
-        return made.astype({"correct": float, "false": float, "claims": float})
+        if name := report.scorer(run, t):
+            by.setdefault(name, f"{shown(run.folder)}, iteration {t}")
+        if len(by) > 1:
+            raise RunError("answers were scored by different scorers, whose numbers do not compare: " + "; ".join(f"{who} ({where})" for who, where in by.items()))
+        return report.answers(run, t)[["id", "kind", "words", "correct", "false", "claims"]].astype({"correct": float, "false": float, "claims": float})
 
     return _each(runs, rows, 0, "evaluate")
 

@@ -7,10 +7,10 @@ the same videos and questions by default, so that c_{t-1} exists; what is new ea
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
-from isrdpo import formats, records, spellings, video
+from isrdpo import formats, predictions, records, spellings, video
 from isrdpo.params import Params
 from isrdpo.runs import Run, RunError, Stage, progress, resolve, stage_main
 
@@ -117,21 +117,13 @@ def sources(params: Params, t: int) -> list[Source]:
     if t:
         return [Source(folder / data.train)]
     names = [name.strip() for name in data.test.split(",") if name.strip()]
-    sets = [set_name(name) for name in names]
+    sets = [predictions.set_name(name) for name in names]
     if twice := [name for name in sets if sets.count(name) > 1]:
         raise RunError(f"data.test: two of its files are the set {twice[0]!r}; rename one, or leave it out")
     if len(names) == 1:
         known = sets[0].removesuffix(".official") in SETS
         return [Source(folder / names[0], kind=sets[0] if known else "")]
     return [Source(folder / name, kind=found, prefix=f"{found}/") for name, found in zip(names, sets, strict=True)]
-
-
-def set_name(name: str) -> str:
-    """msvd of `msvd.qa.jsonl`, msvd.official of `msvd.qa.official.jsonl` (LLaVA-Hound's names of its test files)."""
-    last = PurePath(name).name
-    for ending in formats.ENDINGS:
-        last = last.removesuffix(ending)
-    return ".".join(part for part in last.split(".") if part != "qa") or last
 
 
 def readable(rows: list[records.Sample], root: Path, stage: Stage) -> list[records.Sample]:

@@ -1,13 +1,13 @@
 """Stage 5, evaluate: python -m isrdpo.evaluate --run outputs/toybox --iteration 1      (iteration 0: the base)
 
 Greedy answers of the policy after training t on the held-out questions -> answers.jsonl, with their claims counted where facts are
-known. The same policy judges one fixed set of held-out pairs, with its own description and without -> fixed_judgments.jsonl.
+known, and predictions/<set>.jsonl in LLaVA-Hound's format. The same policy judges one fixed set of held-out pairs, with its own description and without -> fixed_judgments.jsonl.
 """
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isrdpo import metrics, records, verdicts, video
+from isrdpo import metrics, predictions, records, verdicts, video
 from isrdpo.runs import Run, Stage, progress, stage_main
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def _evaluate(run: Run, iteration: int) -> None:
         model, root = vlmm.open_model(run.params, run.policy_after(iteration)), run.video_root()
         answers = answer(stage, model, samples, root)
         stage.count("empty", sum(not a.response.strip() for a in answers))
+        predictions.write(stage.path("predictions"), answers, samples, stage.params.evaluate.max_new_tokens)
         contexts = describe(stage, model, fixed, root)
         calls = judge_fixed(stage, model, fixed, contexts, root)
         figures = metrics.answers([a.__dict__ for a in answers]) | metrics.fixed([p.__dict__ for p in fixed], calls)

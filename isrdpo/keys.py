@@ -11,11 +11,12 @@ from typing import Any
 from isrdpo.params import Params
 
 STAGES = ("data", "respond", "judge", "train", "evaluate")
-ORDER = ("data", "respond", "judge", "look", "train", "evaluate")  # with `look`, which notebook 03 runs beside its own
+ORDER = ("data", "respond", "judge", "look", "train", "evaluate", "score")  # with those that notebooks 03 and 05 run beside their own
+BESIDE = {"judge": "look", "evaluate": "score"}
 NOTEBOOKS = {
     "data": "01_data_prep", "respond": "02_retrospection", "judge": "03_judging", "train": "04_dpo_training", "evaluate": "05_evaluation",
 }  # fmt: skip
-VERSIONS = {"data": 1, "respond": 1, "judge": 1, "train": 1, "evaluate": 1, "look": 1}  # raise one when its rows change meaning
+VERSIONS = {"data": 1, "respond": 1, "judge": 1, "train": 1, "evaluate": 1, "look": 1, "score": 1}  # raise one when its rows change meaning
 MODEL = ("model.path", "model.dtype", "model.quantize", "model.image_tower", "model.video_tower", "video.frames", "video.max_pixels")
 DEPENDS = {  # dotted keys, or whole sections
     "data": ("data", "toybox", "seed", "video.span"),
@@ -25,6 +26,7 @@ DEPENDS = {  # dotted keys, or whole sections
     "evaluate": ("evaluate", *MODEL, "video.span", "prompts.context", "prompts.judge", "prompts.judge_without_context", "judge.orders",
                  "judge.method", "judge.max_new_tokens", "respond.context_max_new_tokens"),
     "look": ("look", "prompts.judge_without_context"),
+    "score": ("score.scorer", "score.model", "score.base_url", "score.hallucination", "score.max_new_tokens"),
 }  # fmt: skip
 GIVEN = {  # all that matters where the pairs are the data set's own; what `train` rests on comes with `respond`
     "respond": ("seed", *MODEL, "video.span"), "judge": ("judge.method", "judge.keep_surest", "judge.balance_lengths"),
@@ -44,7 +46,7 @@ def upstream(params: Params, stage: str, t: int) -> list[tuple[str, int]]:
     if stage == "respond":
         looks_back = t > 1 and params.respond.context == "retrospective" and params.judge.method != "given"
         return [("data", t)] + ([("train", t - 1)] if t > 1 else []) + ([("respond", t - 1)] if looks_back else [])
-    return [("respond" if stage == "judge" else "judge", t)]  # train and look read the judge's
+    return [({"judge": "respond", "score": "evaluate"}.get(stage, "judge"), t)]  # train and look read the judge's
 
 
 def depends(params: Params, stage: str, t: int | None = None) -> dict[str, Any]:

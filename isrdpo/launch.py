@@ -83,6 +83,18 @@ def parser() -> argparse.ArgumentParser:
     for added in (one, alone):
         added.add_argument("--run", required=True, help="the run's folder")
         added.add_argument("--iteration", type=int, required=True, help="1 to N; 0: the base and the evaluation set")
+    asked = command(score, "score answers by a language model: an iteration of a run, or prediction files in LLaVA-Hound's format")
+    asked.add_argument("what", metavar="RUN|FILE", help="a run's folder, or a prediction file (with --test and --to)")
+    asked.add_argument("overrides", nargs="*", metavar="key=value", help="such as score.scorer=openai score.model=gpt-4o-mini (score. may be left out)")
+    asked.add_argument("--iteration", type=int, help="of a run: 0 (the base) to N")
+    asked.add_argument("--test", type=Path, metavar="SET.qa.jsonl", help="the test file that a prediction file answers")
+    asked.add_argument("--to", metavar="FOLDER", help="where the scores of a prediction file go; several files may share it")
+    asked.add_argument("--dry-run", action="store_true", help="only say how many requests it takes, and about how many tokens and dollars")
+    asked.add_argument("--redo", action="store_true", help="of a run: score anew what another scorer has scored")
+    both = command(agreement, "compare two scorers on the same answers")
+    both.add_argument("first", type=Path, metavar="SCORES.jsonl", help="such as outputs/mine/iter_03/scores.jsonl")
+    both.add_argument("second", type=Path, metavar="SCORES.jsonl")
+    both.add_argument("--to", type=Path, metavar="FILE.csv", help="write the table here, too")
     again = command(report, "rebuild a run's pages and index from its files")
     again.add_argument("run", help="the run's folder")
     again.add_argument("--bundle", metavar="FILE.zip", type=Path, help="pack the pages with the clips they show, to be sent to somebody who has nothing else")
@@ -119,8 +131,8 @@ def preset_path(given: str) -> Path:
 
 
 def plan(iterations: int) -> list[tuple[str, int]]:
-    """(stage, iteration) in order: the data, the base's evaluation, then every iteration."""
-    steps = [("data", 1), ("evaluate", 0)]
+    """(stage, iteration) in order: the data, the base's evaluation, then every iteration; of none, the evaluation alone."""
+    steps = [("data", min(iterations, 1)), ("evaluate", 0)]
     return steps + [(s, t) for t in range(1, iterations + 1) for s in keys.STAGES if (s, t) not in steps]
 
 
@@ -133,7 +145,7 @@ def run(given: argparse.Namespace) -> None:
         steps = plan(made.params.iterations)
         todo = [(number, step) for number, step in enumerate(steps, 1) if notebooks.missing(made, *step)]
         if given.stages:
-            alone(made, [(number, (name, t)) for number, (name, t) in enumerate(steps, 1) if not made.done(name, t)], len(steps))
+            alone(made, [(number, (name, t)) for number, (name, t) in enumerate(steps, 1) if not runs.complete(made, name, t)], len(steps))
             todo = []
         if todo:
             made.note_machine()
@@ -151,6 +163,8 @@ def alone(made: "runs.Run", todo: list[tuple[int, tuple[str, int]]], steps: int)
     for number, (name, t) in todo:
         began = time.monotonic()
         importlib.import_module(f"isrdpo.{name}").run(made, t)
+        if name == "evaluate" and made.params.score.scorer != "none":
+            importlib.import_module("isrdpo.score").run(made, t)
         print(f"[{number:2}/{steps}] iteration {t}: {name:<12}{time.monotonic() - began:6.0f} s", flush=True)
 
 
@@ -242,6 +256,45 @@ def stage(given: argparse.Namespace) -> None:
     from isrdpo import runs
 
     importlib.import_module(f"isrdpo.{given.name}").run(runs.Run.open(given.run), given.iteration)
+
+
+def score(given: argparse.Namespace) -> None:
+    """A run's iteration, into its own files and pages; or a prediction file, into --to."""
+    from isrdpo import pages, params, runs
+    from isrdpo import score as scoring
+
+    overrides = [text if text.startswith("score.") or text.startswith("max_bad_share=") else f"score.{text}" for text in given.overrides]
+    path = folders.resolve(given.what)
+    if path.is_file():
+        if not given.test or not (given.to or given.dry_run):
+            raise folders.RunError(f"score {given.what}: a prediction file needs its test file and a place: --test SET.qa.jsonl --to FOLDER")
+        settings = params.load(params.BASE, ["data=toybox", *overrides])
+        if settings.score.scorer == "none" and not given.dry_run:
+            raise folders.RunError(f"score {given.what}: by whom? give scorer=openai or scorer=local, and model=...")
+        return print(scoring.file(path, given.test, folders.resolve(given.to or "."), settings, given.dry_run))
+    if given.iteration is None:
+        raise folders.RunError(f"score {given.what}: which iteration? give --iteration 0 (the base) to N")
+    made = runs.Run.open(given.what)
+    settings = params.changed(made.params, overrides)
+    if settings.score.scorer == "none":
+        raise folders.RunError(f"score {given.what}: by whom? give scorer=openai or scorer=local, and model=...")
+    if given.dry_run:
+        return print(scoring.estimate(scoring.requests(scoring.answered(made, given.iteration), settings.score), settings.score))
+    with made.lock("launch."):
+        scoring.again(made, settings, given.iteration, given.redo)
+        pages.index(made)
+    return print(scoring.told(made, given.iteration))
+
+
+def agreement(given: argparse.Namespace) -> None:
+    """A line a set; the whole table with --to."""
+    from isrdpo import records, scores
+
+    one, other = (records.read(path, records.Score) for path in (given.first, given.second))
+    table = scores.agreement(one, other)
+    print(scores.agreed(table))
+    if given.to:
+        scores.write(table, given.to)
 
 
 def report(given: argparse.Namespace) -> None:

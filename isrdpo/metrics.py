@@ -16,9 +16,9 @@ DRAWS = 2000
 SUMMARY = (
     "iteration", "accuracy", "hallucination", "false_claims", "claims_per_answer", "uncheckable_share", "response_words", "chosen_words",
     "rejected_words", "prefers_longer", "judge_accuracy", "fixed_judge_accuracy", "fixed_judge_accuracy_no_context", "context_accuracy",
-    "kept_share", "unparsed_share", "dpo_loss_first", "dpo_loss_last", "seconds",
+    "kept_share", "unparsed_share", "dpo_loss_first", "dpo_loss_last", "seconds", "scorer",
 )  # fmt: skip
-WITHOUT_INTERVAL = ("iteration", "dpo_loss_first", "dpo_loss_last", "seconds")
+WITHOUT_INTERVAL = ("iteration", "dpo_loss_first", "dpo_loss_last", "seconds", "scorer")
 Figures = dict[str, float | None]
 
 
@@ -51,6 +51,23 @@ def ratio(name: str, above: Sequence[float], below: Sequence[float] | None = Non
     return {name: float(top.sum() / bottom.sum()), f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
+def kappa(name: str, one: Sequence[bool], other: Sequence[bool]) -> Figures:
+    """Cohen's kappa of two raters' yes and no (Cohen 1960), with a bootstrap interval over rows; None where both always say the same one thing."""
+    pairs = np.stack([np.asarray(one, float), np.asarray(other, float)], 1)
+    draws = np.random.default_rng(0).integers(0, len(pairs), (DRAWS, len(pairs))) if len(pairs) else np.zeros((0, 0), int)
+    found = [_kappa(pairs[at]) for at in draws]
+    known = [value for value in found if value is not None]
+    low, high = np.percentile(known, (2.5, 97.5)) if known else (None, None)
+    value = _kappa(pairs) if len(pairs) else None
+    return {name: value, f"{name}_low": None if value is None else float(low), f"{name}_high": None if value is None else float(high)}
+
+
+def _kappa(pairs: np.ndarray) -> float | None:
+    agree, (a, b) = float((pairs[:, 0] == pairs[:, 1]).mean()), pairs.mean(0)
+    chance = a * b + (1 - a) * (1 - b)
+    return None if chance >= 1 else float((agree - chance) / (1 - chance))
+
+
 def words(text: str) -> int:
     """Length in words: what whitespace separates."""
     return len(text.split())
@@ -66,6 +83,14 @@ def answers(rows: Sequence[dict[str, Any]]) -> Figures:
         share("accuracy", [t["correct"] for t in truths]) | ratio("hallucination", false, checked) | ratio("false_claims", false)
         | ratio("claims_per_answer", checked) | ratio("uncheckable_share", loose, [a + b for a, b in zip(checked, loose, strict=True)]) | found
     )  # fmt: skip
+
+
+def told(rows: Sequence[dict[str, Any]]) -> Figures:
+    """Figures of answers that a scorer judged: `correct`, `false` (claims without support) and `claims`, each None where it did not say."""
+    counted = [row for row in rows if row["claims"] is not None]
+    false, claims = [row["false"] for row in counted], [row["claims"] for row in counted]
+    known = [row["correct"] for row in rows if row["correct"] is not None]
+    return share("accuracy", known) | ratio("hallucination", false, claims) | ratio("false_claims", false) | ratio("claims_per_answer", claims)
 
 
 def fixed(pairs: Sequence[dict[str, Any]], calls: Sequence[dict[str, Any]]) -> Figures:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from isrdpo import folders, pages, records
-from isrdpo.keys import NOTEBOOKS
+from isrdpo.keys import BESIDE, NOTEBOOKS
 from isrdpo.runs import Run
 
 START = 6.0  # seconds that a kernel and a page take beside the stage
@@ -27,7 +27,7 @@ class NotebookFailed(folders.RunError):
 
 def _current(run: Run, stage: str, t: int, path: Path) -> bool:
     """Whether `path` was made after the rows that it shows."""
-    shown = (stage, "look") if stage == "judge" else (stage,)
+    shown = (stage, BESIDE[stage]) if stage in BESIDE else (stage,)
     if not path.exists() or any(run.done(name, t) is None for name in shown):
         return False
     return path.stat().st_mtime_ns >= max(run.marker(name, t).stat().st_mtime_ns for name in shown)

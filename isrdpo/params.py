@@ -18,8 +18,8 @@ from isrdpo import prompts, records, strict_yaml
 
 BASE = Path(__file__).parent.parent / "params" / "base.yaml"
 ABOVE_ZERO = {
-    "iterations", "batch_size", "max_new_tokens", "context_max_new_tokens", "epochs", "gradient_accumulation", "learning_rate",
-    "beta", "max_length", "max_grad_norm", "save_steps", "lora_r", "lora_alpha", "top_p", "keep_surest", "frames", "max_pixels",
+    "batch_size", "max_new_tokens", "context_max_new_tokens", "epochs", "gradient_accumulation", "learning_rate",
+    "beta", "max_length", "max_grad_norm", "save_steps", "lora_r", "lora_alpha", "top_p", "keep_surest", "frames", "max_pixels", "concurrency",
 }  # fmt: skip
 TEST_SETS = ("actnet", "vidal", "webvid", "msrvtt", "msvd", "tgif", "ssv2")  # ShareGPTVideo/test_video_and_instruction
 OFFICIAL_SETS = ("msrvtt", "msvd", "tgif")
@@ -146,6 +146,20 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Score:
+    scorer: Literal["none", "openai", "local"]
+    model: str
+    base_url: str | None
+    key_variable: str
+    hallucination: bool
+    max_new_tokens: int | None
+    concurrency: int
+    retries: int
+    price_in: float | None
+    price_out: float | None
+
+
+@dataclass(frozen=True)
 class Params:
     """One run's parameters. `run`: its folder; `seed`: of every draw; `iterations`: N."""
 
@@ -164,6 +178,7 @@ class Params:
     look: Look
     train: Train
     evaluate: Evaluate
+    score: Score
 
     @classmethod
     def from_file(cls, path: Path) -> "Params":
@@ -204,6 +219,11 @@ def load(preset: Path, overrides: list[str] | tuple[str, ...] = ()) -> Params:
     """`base.yaml < preset < key=value`. Raises ParamsError with every error found."""
     merged, errors = read_file(BASE), []
     _merge(merged, read_file(preset), f"{preset}: ", "", errors)
+    _override(merged, overrides, errors)
+    return build(merged, errors)
+
+
+def _override(merged: dict, overrides: list[str] | tuple[str, ...], errors: list[str]) -> None:
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals:
@@ -218,7 +238,13 @@ def load(preset: Path, overrides: list[str] | tuple[str, ...] = ()) -> Params:
         for section in reversed(sections):
             nested = {section: nested}
         _merge(merged, nested, "", "", errors)
-    return build(merged, errors)
+
+
+def changed(made: Params, overrides: list[str]) -> Params:
+    """A run's parameters with some changed by key=value. Raises ParamsError with every error found."""
+    values, errors = made.to_dict(), []
+    _override(values, overrides, errors)
+    return build(values, errors)
 
 
 def _override_value(name: str, value: str) -> Any:
@@ -352,6 +378,7 @@ def _rules(made: Params) -> Iterator[str]:
     if made.judge.method == "given" and made.data.path == "toybox":
         yield "judge.method: given needs a data set's own chosen and rejected, which data.path=toybox has not; give data=FOLDER, or another judge.method"
     yield from _data_rules(made.data)
+    yield from _score_rules(made.score)
 
 
 def _data_rules(data: Data) -> Iterator[str]:
@@ -366,6 +393,15 @@ def _data_rules(data: Data) -> Iterator[str]:
     unknown = [name for name in (data.source or "").split(",") if name.strip() not in ("", *SOURCES)]
     if unknown:
         yield f"data.source: {_shown(unknown[0].strip())} is not one of {', '.join(SOURCES)}"
+
+
+def _score_rules(score: Score) -> Iterator[str]:
+    if score.base_url is not None and not re.match(r"https?://[^/]", score.base_url):
+        yield f"score.base_url: {_shown(score.base_url)} is not an address; give one such as http://localhost:8000/v1"
+    if score.key_variable is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", score.key_variable):
+        yield "score.key_variable: not the name of an environment variable; give its name, such as OPENAI_API_KEY, never the key"
+    if score.scorer in ("openai", "local") and score.model == "":
+        yield "score.model: which model? give the endpoint's name for it, or a local model's folder"
 
 
 def _leaves(values: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -87,6 +87,25 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Score:
+    """A scorer's reply about one answer. `set`: the test set; `protocol`: hound, hound.official or claims; `scorer`: the name it was asked under, `version`: what
+    answered. The others as protocol.Verdict has them. `words`: of the whole answer."""
+
+    id: str
+    set: str
+    protocol: str
+    scorer: str
+    version: str
+    score: float | None
+    correct: bool | None
+    parsed_by: str
+    claims: int | None
+    unsupported: int | None
+    words: int
+    reply: str
+
+
+@dataclass(frozen=True)
 class FixedPair:
     """A held-out pair of answers of which `responses[truer]` is the truer."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from isrdpo import metrics, records
+from isrdpo import metrics, predictions, protocol, records, scores
 from isrdpo.runs import STAGES, MissingStage, Run
 
 SHOWN = ["accuracy", "hallucination", "false_claims", "response_words", "prefers_longer", "judge_accuracy", "fixed_judge_accuracy",
@@ -187,10 +187,44 @@ def drift(run: Run, iteration: int) -> pd.DataFrame:
 
 
 def answers(run: Run, iteration: int) -> pd.DataFrame:
-    """answers.jsonl with `correct` (None where facts are not known) beside, and the clip of each."""
+    """answers.jsonl with the clip of each, and beside `correct`, `false` and `claims`: by facts; else by the scorer, where the answers were scored; else None."""
     rows, asked = rows_of(run, iteration, "answers.jsonl"), rows_of(run, 0, "samples.jsonl")
     truth = [t if isinstance(t, dict) else None for t in rows["truth"]]
-    return rows.assign(truth=truth, correct=[None if t is None else t["correct"] for t in truth], video=rows["id"].map(asked.set_index("id")["video"]))
+    told = [{name: t[name] for name in ("correct", "false", "claims")} if t else {} for t in truth]
+    if not any(truth):
+        by_scorer = scored(run, iteration)
+        told = [by_scorer.get((predictions.set_of(kind), i.removeprefix(f"{kind}/")), {}) for i, kind in zip(rows["id"], rows["kind"], strict=True)]
+    columns = {name: pd.Series([t.get(name) for t in told], index=rows.index, dtype=object) for name in ("correct", "false", "claims")}
+    return rows.assign(truth=truth, **columns, video=rows["id"].map(asked.set_index("id")["video"]))
+
+
+def scored(run: Run, iteration: int) -> dict[tuple[str, str], dict[str, Any]]:
+    """The scorer's word on each answer by (set, id): correct, and where claims were asked about: false (unsupported) and claims."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in score_rows(run, iteration):
+        told = {"correct": row.correct} if row.protocol != protocol.CLAIMS else {"false": row.unsupported, "claims": row.claims}
+        found.setdefault((row.set, row.id), {}).update(told)
+    return found
+
+
+def score_rows(run: Run, iteration: int) -> list[records.Score]:
+    path = run.file(iteration, "scores.jsonl")
+    return records.read(path, records.Score) if run.done("score", iteration) and path.exists() else []
+
+
+def scorer(run: Run, iteration: int) -> str:
+    """Who says what is right in `answers`: facts, a scorer's version, or (empty) nobody."""
+    if any(isinstance(row["truth"], dict) for row in records.read(run.file(iteration, "answers.jsonl"), dict)):
+        return "facts"
+    return ", ".join(sorted({row.version for row in score_rows(run, iteration)}))
+
+
+def score_tables(run: Run, iteration: int) -> dict[str, pd.DataFrame]:
+    """By caption: scores of the base and of this iteration, and official sets beside the published numbers, a table a scorer's version; none where none was scored."""
+    tables = {("base" if t == 0 else f"iteration {t}"): scores.read(run.file(t, "scores.csv")) for t in dict.fromkeys((0, iteration)) if score_rows(run, t)}
+    official = any((table["protocol"] == protocol.OFFICIAL).any() for table in tables.values())
+    published = {f"Official sets, percent right, by {version}": table for version, table in scores.beside(tables).items()} if official else {}
+    return {f"Scored by {version}": table for version, table in scores.by_version(tables).items()} | published
 
 
 def compared(run: Run, iteration: int) -> dict[str, pd.DataFrame]:
@@ -265,6 +299,9 @@ def iteration_row(run: Run, iteration: int) -> dict[str, Any]:
     row: dict[str, Any] = {"iteration": iteration}
     if run.done("evaluate", iteration):
         row |= {k: v for k, v in records.read_json(run.file(iteration, "eval.json")).items() if k != "iteration"}
+        row["scorer"] = scorer(run, iteration)
+        if row["scorer"] not in ("", "facts"):
+            row |= metrics.told(answers(run, iteration)[["correct", "false", "claims"]].to_dict("records"))
     if iteration and run.done("judge", iteration):
         row |= metrics.verdicts(judged(run, iteration).to_dict("records")) | metrics.contexts(context_truths(run, iteration))
     if iteration and run.done("train", iteration):
@@ -342,10 +379,14 @@ def outcome(run: Run, table: pd.DataFrame) -> str:
     length, truth = _moved(longer, "wordier", "terser", "as long as before"), _moved(truer, "Truer", "Less true", "Not measurably truer")
     joined = "but" if length == ("terser" if truth == "Less true" else "wordier") else "and"
     row, base = known.iloc[-1], known.iloc[0]
+    claims = (
+        f"; false claims {base['hallucination']:.0%} → {row['hallucination']:.0%} of all, {base['false_claims']:.2f} → {row['false_claims']:.2f} an answer"
+        if pd.notna(row["hallucination"]) and pd.notna(base["hallucination"]) else ""
+    )  # fmt: skip
+    by = f" So says {row['scorer']}, not the facts." if row["scorer"] != "facts" else ""
     return (
         f"{truth}, {joined} {length}, after {_times(t)}: accuracy {base['accuracy']:.0%} → {row['accuracy']:.0%} "
-        f"({100 * truer['x']:+.1f} points [{100 * truer['x_low']:+.1f}, {100 * truer['x_high']:+.1f}] on the same {len(sure)} questions), {words}; "
-        f"false claims {base['hallucination']:.0%} → {row['hallucination']:.0%} of all, {base['false_claims']:.2f} → {row['false_claims']:.2f} an answer."
+        f"({100 * truer['x']:+.1f} points [{100 * truer['x_low']:+.1f}, {100 * truer['x_high']:+.1f}] on the same {len(sure)} questions), {words}{claims}.{by}"
     )
 
 

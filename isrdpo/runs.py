@@ -30,7 +30,8 @@ FILES = {  # what a stage writes into iter_NN: removed before it starts under an
     "judge": ("judgments.jsonl", "preferences.jsonl"),
     "look": ("judgments_no_context.jsonl", "looks.jsonl"),
     "train": ("train.csv", "policy", "checkpoints"),
-    "evaluate": ("answers.jsonl", "fixed_contexts.jsonl", "fixed_judgments.jsonl", "eval.json"),
+    "evaluate": ("answers.jsonl", "fixed_contexts.jsonl", "fixed_judgments.jsonl", "eval.json", "predictions"),
+    "score": ("scores.jsonl", "scores.csv"),
 }
 
 
@@ -186,7 +187,7 @@ class Run:
     @contextmanager
     def stage(self, name: str, t: int) -> Iterator["Stage | None"]:
         """The stage contract: None when it is done already; else a Stage whose marker is written when the block ends well."""
-        if not (0 if name in ("data", "evaluate") else 1) <= t <= self.params.iterations:
+        if not (0 if name in ("data", "evaluate", "score") else 1) <= t <= self.params.iterations:
             raise RunError(
                 f"{shown(self.folder)}: there is no {name} in iteration {t}; this run has iterations 1 to {self.params.iterations} "
                 f"(0: the base's evaluation); more: `isrdpo run PARAMS iterations=...`"
@@ -267,6 +268,12 @@ class Stage:
             "warnings": self.warnings, "seconds": round(time.monotonic() - self.began, 1),
             "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform != "darwin" else 1024**2),
         })  # fmt: skip
+
+
+def complete(run: Run, stage: str, t: int) -> bool:
+    """Whether a stage is done, and the scoring beside it where a scorer is asked for."""
+    scoring = stage == "evaluate" and run.params.score.scorer != "none"
+    return bool(run.done(stage, t)) and (not scoring or bool(run.done("score", t)))
 
 
 def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from isrdpo import folders, params, records
 from isrdpo.keys import STAGES, key
-from isrdpo.runs import Run
+from isrdpo.runs import Run, complete
 
 KEYS = ("preset", "run", "seeds", "parallel", "set", "arms")
 POLL = 1.0  # seconds between looks at what is on disk
@@ -76,7 +76,7 @@ def go(study: Study, redo: bool = False) -> list[Run]:
     """Every run to its end, `parallel` at a time; what is done is skipped. Prints a line an iteration. A run that fails is named at the end
     (RunError) when the others are through; Ctrl-C stops all, and the same command goes on from there."""
     runs = [Run.create(settings, redo) for _, settings in study.cells]
-    waiting, working, failed = [run for run in runs if not complete(run)], {}, []
+    waiting, working, failed = [run for run in runs if not ended(run)], {}, []
     watch = Watch(runs)
     try:
         while waiting or working:
@@ -89,7 +89,7 @@ def go(study: Study, redo: bool = False) -> list[Run]:
                 watch.look(run)
                 if child.poll() is not None:
                     del working[folder]
-                    if not complete(run):
+                    if not ended(run):
                         failed.append(f"{folders.shown(folder)}: {last_line(folder / 'study.log')}")
             watch.show(len(working))
     finally:
@@ -102,9 +102,9 @@ def go(study: Study, redo: bool = False) -> list[Run]:
     return runs
 
 
-def complete(run: Run) -> bool:
+def ended(run: Run) -> bool:
     last = run.params.iterations
-    return all(run.done(stage, t) for t in range(1, last + 1) for stage in STAGES) and bool(run.done("evaluate", 0))
+    return all(complete(run, stage, t) for t in range(1, last + 1) for stage in STAGES) and complete(run, "evaluate", 0)
 
 
 def start(run: Run, parallel: int) -> subprocess.Popen:

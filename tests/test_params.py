@@ -81,7 +81,7 @@ def test_yaml_has_no_surprises() -> None:
     ("seed=1.5", "seed: 1.5 is not a whole number"),
     ("seed=true", "seed: True is not a whole number"),
     ("seed=-1", "seed: -1 must not be negative"),
-    ("iterations=0", "iterations: 0 must be above 0"),
+    ("iterations=-1", "iterations: -1 must not be negative"),
     ("respond.temperature=.nan", "respond.temperature: '.nan' is not a number"),
     ("respond.top_p=1.5", "respond.top_p: 1.5 is a share; give 0 to 1"),
     ("respond.top_p=0", "respond.top_p: 0.0 must be above 0"),
@@ -122,7 +122,7 @@ def test_rules_between_keys() -> None:
 def test_all_errors_at_once(tmp_path: Path) -> None:
     preset = tmp_path / "bad.yaml"
     preset.write_text("sed: 1\nrespond: {temperature: hot, top_k: -1}\njudge: 3\n")
-    found = complaints("iterations=0", "nonsense", "data=", preset=preset).splitlines()
+    found = complaints("iterations=-1", "nonsense", "data=", preset=preset).splitlines()
     assert len(found) == 7
     assert f"{preset}: there is no key sed; did you mean seed?" in found and "respond.temperature: 'hot' is not a number" in found
 
