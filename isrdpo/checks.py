@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from isrdpo import prompts, records
+from isrdpo import prompts, records, scorers
 from isrdpo.folders import resolve
 from isrdpo.params import Params
 from isrdpo.records import Sample
@@ -27,7 +27,8 @@ def inspect(params: Params) -> tuple[list[str], list[str]]:
     lines, problems = _data(params)
     weights, origin, wrong = _model(params)
     lines.append(f"model: {origin}, {_size(weights)} of weights")
-    lines.append(memory(params, weights))
+    lines += [memory(params, weights)] if params.iterations else []
+    wrong += [problem] if (problem := scorers.missing(params.score)) else []
     needed, detail = space(params, weights)
     free = shutil.disk_usage(_existing(resolve(params.run))).free
     lines.append(f"space: about {_size(needed)} ({detail}); {_size(free)} free")
@@ -158,6 +159,8 @@ def _model(params: Params) -> tuple[int, str, list[str]]:
 
 def space(params: Params, weights: int) -> tuple[int, str]:
     """(bytes a run takes on disk, of what): kept policies, one being written, a trainer checkpoint while training."""
+    if not params.iterations:
+        return 0, "nothing is trained"
     keep = params.keep_policies
     kept = params.iterations if keep == "all" else 2 if keep == "last" else min(int(keep) + 1, params.iterations)
     checkpoint = weights * OPTIMIZER if params.train.method == "full" else weights // 10

@@ -170,11 +170,13 @@ def read_rows(source: Source, clips: Path) -> Iterator[records.Sample | BadRow]:
 def inspect(params: Params) -> Overview:
     """What `isrdpo check` says of the data, without a model. Opens no video, looks that each is there."""
     if params.data.path == "toybox":
-        counts = {"train rows": params.data.samples or 384, "evaluation rows": params.data.questions or 256}
+        counts = ({"train rows": params.data.samples or 384} if params.iterations else {}) | {"evaluation rows": params.data.questions or 256}
         return Overview("toybox", counts, [], {}, {})
     folder = resolve(params.data.path)
-    root, bad, known, train, clips, counts = folder / params.data.videos, {}, {}, [], {}, {"train rows": 0, "evaluation rows": 0}
-    for t, kind in ((1, "train rows"), (0, "evaluation rows")):
+    root, bad, known, train, clips, counts = folder / params.data.videos, {}, {}, [], {}, {}
+    uses = ((1, "train rows"), (0, "evaluation rows")) if params.iterations else ((0, "evaluation rows"),)
+    for t, kind in uses:
+        counts[kind] = 0
         for found in (found for source in sources(params, t) for found in progress(read_rows(source, root), None, f"check: {kind}")):
             counts[kind] += 1
             if isinstance(found, BadRow):

@@ -138,9 +138,12 @@ def plan(iterations: int) -> list[tuple[str, int]]:
 
 def run(given: argparse.Namespace) -> None:
     """Skips what is done and has its page; ends with where the report is, and the summary."""
-    from isrdpo import notebooks, pages, params, runs
+    from isrdpo import notebooks, pages, params, runs, scorers
 
-    made = runs.Run.create(params.load(preset_path(given.preset), given.overrides), redo=given.redo)
+    settings = params.load(preset_path(given.preset), given.overrides)
+    if problem := scorers.missing(settings.score):
+        raise folders.RunError(problem)  # before hours of work, not after
+    made = runs.Run.create(settings, redo=given.redo)
     with made.lock("launch."):
         steps = plan(made.params.iterations)
         todo = [(number, step) for number, step in enumerate(steps, 1) if notebooks.missing(made, *step)]

@@ -25,16 +25,23 @@ class Reply:
     error: str = ""
 
 
+def missing(settings: Score) -> str:
+    """What a scorer lacks that can be seen before anything is asked; empty where nothing does."""
+    if settings.scorer == "openai" and settings.base_url is None and not os.environ.get(settings.key_variable):
+        return f"score.scorer=openai: the environment variable {settings.key_variable} holds no key; set it, or score.base_url of your own server"
+    if settings.scorer == "local" and settings.model.startswith(("/", ".", "~")) and not resolve(settings.model).is_dir():
+        return f"score.model: {settings.model}: no such folder; give a text model's folder or hub id"
+    return ""
+
+
 class Endpoint:
     """Chat completions at temperature 0, `concurrency` at a time; busy and broken servers are asked again by the client, with growing pauses."""
 
     def __init__(self, settings: Score) -> None:
-        """Raises RunError where the key is missing; an endpoint of one's own may need none."""
+        """Raises RunError where the key is missing (`missing`); an endpoint of one's own may need none."""
         from openai import OpenAI
 
         self.settings, self.key = settings, os.environ.get(settings.key_variable, "")
-        if not self.key and settings.base_url is None:
-            raise RunError(f"score.scorer=openai: the environment variable {settings.key_variable} holds no key; set it, or score.base_url of your own server")
         self.client = OpenAI(api_key=self.key or "none", base_url=settings.base_url or OPENAI, max_retries=settings.retries, timeout=SECONDS)
 
     def ask(self, chats: Sequence[Messages]) -> Iterator[tuple[int, Reply]]:
@@ -125,4 +132,7 @@ class Local:
 
 
 def opened(settings: Score, device: str = "auto") -> Endpoint | Local:
+    """Raises RunError where it cannot be: no key, no model."""
+    if problem := missing(settings):
+        raise RunError(problem)
     return Endpoint(settings) if settings.scorer == "openai" else Local(settings, device)

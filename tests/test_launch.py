@@ -40,7 +40,7 @@ def test_a_notebook_by_any_of_its_names() -> None:
 
 @pytest.mark.parametrize(("arguments", "says"), [
     (["run", "params/toybx.yaml"], "isrdpo: params/toybx.yaml: no such preset; did you mean params/toybox.yaml?\n"),
-    (["run", "params/toybox.yaml", "sed=1", "iterations=0"], "isrdpo: there is no key sed; did you mean seed?\nisrdpo: iterations: 0 must be above 0\n"),
+    (["run", "params/toybox.yaml", "sed=1", "iterations=-1"], "isrdpo: there is no key sed; did you mean seed?\nisrdpo: iterations: -1 must not be negative\n"),
     (["run", "params/toybox.yaml", "run=params"], "isrdpo: params: not a run (it holds base.yaml, "),
     (["report", "outputs/nothing"], "isrdpo: outputs/nothing: no run here; stage data of iteration 1 makes it: start with notebook 01"),
     (["stage", "judge", "--run", "outputs/nothing", "--iteration", "1"], "isrdpo: outputs/nothing: no run here"),
@@ -56,7 +56,7 @@ def finished_run(folder: Path) -> Run:
     """Markers and pages of a one-iteration run, without what is behind them."""
     run = Run.create(params.load(PRESET, [f"run={folder}", "iterations=1"]))
     for name, t in [("data", 0), *launch.plan(1)]:
-        for begun in (name, "look") if name == "judge" else (name,):
+        for begun in (name, keys.BESIDE[name]) if name in keys.BESIDE else (name,):
             with run.stage(begun, t):
                 pass
         for path in (pages.executed(run, name, t), pages.page_of(run, name, t)):

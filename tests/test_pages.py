@@ -134,7 +134,7 @@ def test_the_outcome_is_what_the_rows_say(make_run: Callable, then: tuple, now: 
         truth = [{"correct": n < right * 100, "claims": 1, "false": 0, "uncheckable": 0, "by_kind": {}} for n in range(100)]
         answers = [records.Answer(str(n), "q", "k", "r", "x " * words, words + n % 2, found) for n, found in enumerate(truth)]
         records.write(run.file(t, "answers.jsonl"), answers)
-        figures = {"accuracy": right, "hallucination": 0.1, "false_claims": 0.2, "response_words": words}
+        figures = {"accuracy": right, "hallucination": 0.1, "false_claims": 0.2, "response_words": words, "scorer": "facts"}
         rows.append({"iteration": t} | figures)
     assert report.outcome(run, pd.DataFrame(rows)).startswith(f"{starts}, after 1 iteration: accuracy")
     assert report.outcome(run, pd.DataFrame(rows[:1])) == "No policy has been trained and evaluated yet."

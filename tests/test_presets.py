@@ -7,8 +7,9 @@ from pathlib import Path
 
 import families
 import pytest
+from scorer_server import serving
 
-from isrdpo import hound, records
+from isrdpo import hound, params, protocol, records, scores
 from isrdpo.toybox import BASE, world
 
 ROOT = Path(__file__).parent.parent
@@ -24,7 +25,7 @@ def fetched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, difficulty = tmp_path_factory.mktemp("data"), world.Difficulty()
     rows = world.samples("loop", 24, 7, difficulty, folder / "clips")
     for row in rows:
-        for kind in ("", "test/msvd/", "test/msrvtt/", "test/tgif/"):
+        for kind in ("", *(f"test/{name}/" for name in params.TEST_SETS)):
             place = folder / "video_data" / kind / Path(row.video).stem
             if not place.exists():
                 place.mkdir(parents=True)
@@ -34,12 +35,14 @@ def fetched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "video_instruction/train/dpo").mkdir(parents=True)
     (folder / "video_instruction/train/dpo/sft_dpo_17k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in train))
     (folder / "video_instruction/test").mkdir()
-    for name in ("msvd", "msrvtt", "tgif"):
+    for name in params.TEST_SETS:
         test = [
             {"id": f"q-{row.id}", "video": f"test/{name}/{Path(row.video).stem}", "caption": row.caption,
              "conversations": [{"from": "human", "value": f"<video>\n{row.question}"}, {"from": "gpt", "value": row.answer}]} for row in rows[:3]
         ]  # fmt: skip
         (folder / f"video_instruction/test/{name}.qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in test))
+        if name not in params.OFFICIAL_SETS:
+            continue
         for row in test:
             del row["caption"]
         (folder / f"video_instruction/test/{name}.qa.official.jsonl").write_text("".join(json.dumps(row) + "\n" for row in test))
@@ -80,3 +83,26 @@ def test_the_single_gpu_preset_runs_on_a_miniature_of_its_family(fetched: Path, 
     assert made.returncode == 0, made.stdout + made.stderr
     assert records.read_json(tmp_path / "run/iter_01/.done/train.json")["counts"]["pairs"] > 0
     assert "heat maps are drawn for LLaVA-Hound checkpoints only" in (tmp_path / "run/iter_01/reports/03_judging.html").read_text()
+
+
+@pytest.mark.slow
+def test_the_evaluation_preset_scores_all_ten_sets_beside_the_published_numbers(fetched: Path, tmp_path: Path) -> None:
+    small = [f"run={tmp_path / 'run'}", f"data={fetched}", f"model.path={BASE}", "model.dtype=float32", "evaluate.max_new_tokens=12", "data.questions=2"]
+    unable = isrdpo("run", "params/eval_released.yaml", *small)
+    assert unable.returncode == 1 and "OPENAI_API_KEY holds no key" in unable.stderr and not (tmp_path / "run").exists()
+    assert "OPENAI_API_KEY holds no key" in isrdpo("check", "params/eval_released.yaml", *small).stderr
+
+    def answer(body: dict) -> str:
+        asked = body["messages"][-1]["content"]
+        return "{'pred': 'yes', 'score': 4}" if "Python dictionary" in asked else "unsupported: x" if "unsupported" in asked else "Score: 2"
+
+    with serving(answer) as server:
+        server.version = "gpt-3.5-turbo-1106"
+        made = isrdpo("run", "params/eval_released.yaml", *small, f"score.base_url={server.url}", "score.retries=0")
+    assert made.returncode == 0, made.stdout + made.stderr
+    sets = {*params.TEST_SETS, *(f"{name}.official" for name in params.OFFICIAL_SETS)}
+    assert {path.stem for path in (tmp_path / "run/iter_00/predictions").iterdir()} == sets
+    table = scores.read(tmp_path / "run/iter_00/scores.csv").set_index("set")
+    assert sets < set(table.index) and set(table[table["protocol"] == protocol.OFFICIAL]["accuracy"]) == {1.0} and set(table[table["protocol"] == protocol.OWN]["score"]) == {2.0}
+    page = (tmp_path / "run/iter_00/reports/05_evaluation.html").read_text()
+    assert "LLaVA-Hound-DPO (published)" in page and "86.05" in page and "100.00 [" in page
