@@ -221,3 +221,32 @@ def test_the_readmes_table_is_that_of_the_published_csv_which_draws_its_figure(t
     figure = tmp_path / "study.png"
     subprocess.run([sys.executable, "-m", "isrdpo.compare", "outputs/published/study.csv", str(figure)], cwd=ROOT, check=True)
     assert figure.stat().st_size > 50_000
+
+
+def test_the_readmes_other_tables_are_those_of_their_published_csvs() -> None:
+    names, digits = ["accuracy", "hallucination", "false_claims", "response_words"], (3, 3, 3, 1)
+    text = (ROOT / "README.md").read_text()
+    text = text[text.index("### Where it does not hold") :]
+
+    def last(name: str) -> pd.DataFrame:
+        table = pd.read_csv(ROOT / "outputs" / "published" / f"{name}.csv")
+        return table[table["iteration"] == table["iteration"].max()].groupby("arm")[names].mean()
+
+    found = last("second_base")
+    rows = [line.split("|")[1:] for line in text.splitlines() if line.startswith("| `")]
+    assert {cells[0].split("`")[1] for cells in rows} == set(found.index)
+    for cells in rows:
+        for cell, value, places in zip(cells[1:5], found.loc[cells[0].split("`")[1]], digits, strict=True):
+            assert abs(float(cell.split()[0]) - value) <= 0.5001 * 10**-places
+    changes = {"none": "", "beta 0.05 (0.1)": "_beta_half", "beta 0.2": "_beta_double", "learning rate 5e-5 (1e-4)": "_rate_half", "learning rate 2e-4": "_rate_double",
+               "temperature 0.7 (1.0)": "_cooler", "one order (two)": "_one_order", "every decisive pair (the surest 40 %)": "_all_pairs", "160 samples an iteration (320)": "_half_samples"}  # fmt: skip
+    found = last("sensitivity")
+    rows = {line.split("|")[1].strip(): line.split("|")[2:] for line in text[text.index("| change |") :].splitlines()[2:] if line.startswith("| ")}
+    assert {change: f"isr{ending}" for change, ending in changes.items() if change in rows} == {c: f"isr{e}" for c, e in changes.items()} and 2 * len(rows) == len(found)
+    for change, cells in rows.items():
+        for at, (name, places) in enumerate((("accuracy", 3), ("hallucination", 3), ("response_words", 1))):
+            for cell, arm in zip(cells[2 * at].split("/"), ("isr", "self_reward"), strict=True):
+                assert abs(float(cell) - found.loc[arm + changes[change], name]) <= 0.5001 * 10**-places, (change, arm, name)
+    nine = pd.read_csv(ROOT / "outputs" / "published" / "nine.csv").set_index(["arm", "iteration"])
+    assert [round(nine.loc[("isr", t), "accuracy"], 2) for t in (6, 9)] == [0.94, 0.86] and round(nine.loc[("self_reward", 9), "accuracy"], 2) == 0.86
+    assert [round(nine.loc[("isr", t), "judge_accuracy"], 2) for t in (1, 9)] == [0.88, 0.67]
