@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from isrdpo import formats, predictions, records, spellings, video
+from isrdpo import benchmarks, formats, predictions, records, spellings, video
 from isrdpo.params import Params
+from isrdpo.records import BadRow
 from isrdpo.runs import Run, RunError, Stage, progress, resolve, stage_main
 
 FRAMES = 8  # decoded to see that a video can be: as many as the released checkpoints take, so damage in its middle is found here
@@ -21,21 +22,14 @@ SETS = ("msvd", "msrvtt", "tgif", "ssv2", "actnet", "vidal", "webvid")  # LLaVA-
 
 
 @dataclass(frozen=True)
-class BadRow:
-    """A row that is left out: its id (or `line N`, where it has none), the cause it is counted under, and where it stands."""
-
-    id: str
-    cause: str
-    detail: str
-
-
-@dataclass(frozen=True)
 class Source:
-    """A dataset file. `kind`: of its rows that name none; `prefix`: of its rows' ids, where several files are read together."""
+    """A dataset file. `kind`: of its rows that name none; `prefix`: of its rows' ids, where several files are read together; `benchmark`: which, where it is
+    such a one's folder."""
 
     path: Path
     kind: str = ""
     prefix: str = ""
+    benchmark: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,19 +90,21 @@ def fixed_pairs(run: Run) -> list[records.FixedPair]:
 
 def from_folder(run: Run, stage: Stage) -> list[records.Sample]:
     """The rows of data.train (or of each of data.test's files for iteration 0) whose videos can be read; the others are bad samples."""
-    data, taken = run.params.data, []
+    data, taken, root = run.params.data, [], run.video_root(held_out=stage.t == 0)
     for source in sources(run.params, stage.t):
-        found = list(read_rows(source, run.video_root()))
+        found = list(read_rows(source, root))
         rows, bad = [row for row in found if isinstance(row, records.Sample)], [row for row in found if isinstance(row, BadRow)]
         wanted = data.questions if stage.t == 0 else data.samples
-        if wanted and wanted < len(rows):
+        if source.benchmark:
+            rows = benchmarks.some(rows, wanted, run.params.seed)
+        elif wanted and wanted < len(rows):
             order = sorted(random.Random(f"{run.params.seed}-subset").sample(range(len(rows)), wanted))
             rows = [rows[i] for i in order]
         taken += rows
         stage.total += len(rows) + len(bad)
         for row in bad:
             stage.bad(row.id, row.cause, row.detail)
-    return readable(taken, run.video_root(), stage)
+    return readable(taken, root, stage)
 
 
 def sources(params: Params, t: int) -> list[Source]:
@@ -116,6 +112,8 @@ def sources(params: Params, t: int) -> list[Source]:
     data, folder = params.data, resolve(params.data.path)
     if t:
         return [Source(folder / data.train)]
+    if data.benchmark != "none":
+        return [Source(folder / data.test, benchmark=data.benchmark)]
     names = [name.strip() for name in data.test.split(",") if name.strip()]
     sets = [predictions.set_name(name) for name in names]
     if twice := [name for name in sets if sets.count(name) > 1]:
@@ -152,6 +150,9 @@ def readable(rows: list[records.Sample], root: Path, stage: Stage) -> list[recor
 
 def read_rows(source: Source, clips: Path) -> Iterator[records.Sample | BadRow]:
     """A Sample for each row of a dataset file in any of the formats and spellings, or what is wrong with it. `clips`: the folder of videos."""
+    if source.benchmark:
+        yield from benchmarks.read(source.benchmark, source.path)
+        return
     seen: set[str] = set()
     for row in formats.rows(source.path, clips):
         try:
@@ -173,10 +174,10 @@ def inspect(params: Params) -> Overview:
         counts = ({"train rows": params.data.samples or 384} if params.iterations else {}) | {"evaluation rows": params.data.questions or 256}
         return Overview("toybox", counts, [], {}, {})
     folder = resolve(params.data.path)
-    root, bad, known, train, clips, counts = folder / params.data.videos, {}, {}, [], {}, {}
+    bad, train, clips, counts = {}, [], {}, {}
     uses = ((1, "train rows"), (0, "evaluation rows")) if params.iterations else ((0, "evaluation rows"),)
     for t, kind in uses:
-        counts[kind] = 0
+        root, known, counts[kind] = folder / (params.data.test if t == 0 and params.data.benchmark != "none" else params.data.videos), {}, 0
         for found in (found for source in sources(params, t) for found in progress(read_rows(source, root), None, f"check: {kind}")):
             counts[kind] += 1
             if isinstance(found, BadRow):

@@ -30,7 +30,7 @@ def _evaluate(run: Run, iteration: int) -> None:
         samples = records.read(run.file(0, "samples.jsonl"), records.Sample)
         fixed = records.read(run.file(0, "fixed_pairs.jsonl"), records.FixedPair)
         stage.total = len(samples)
-        model, root = vlmm.open_model(run.params, run.policy_after(iteration)), run.video_root()
+        model, root = vlmm.open_model(run.params, run.policy_after(iteration)), run.video_root(held_out=True)
         answers = answer(stage, model, samples, root)
         stage.count("empty", sum(not a.response.strip() for a in answers))
         predictions.write(stage.path("predictions"), answers, samples, stage.params.evaluate.max_new_tokens)

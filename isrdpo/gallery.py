@@ -77,11 +77,11 @@ def picture(frame: np.ndarray) -> str:
     return f"data:image/{form};base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-def clip(run: Run, name: str, page: Path | None = None) -> dict[str, Any]:
+def clip(run: Run, name: str, page: Path | None = None, held_out: bool = False) -> dict[str, Any]:
     """A clip for a card: `href` to play it (or None), `strip` of (picture, seconds), and a `note` where something is not at hand. `page`: the folder
-    that links count from (None: a page of an iteration)."""
+    that links count from (None: a page of an iteration); `held_out`: a clip of an evaluation question."""
     try:
-        path = video.resolve(run.video_root(), name)
+        path = video.resolve(run.video_root(held_out), name)
         strip = frames(run, path)
     except OSError as error:
         return {"name": name, "href": None, "strip": [], "note": f"this clip is not at hand ({error})"}
@@ -153,7 +153,7 @@ def clips(run: Run, iteration: int, *, each: int = 2, seed: int = 0, sample: str
     table = report.rows_of(run, iteration, "samples.jsonl")
     picked = _only(table, sample, "id") if sample else choose(table.index, [], each, seed)
     cards = [
-        {"why": why, "title": row["id"], "clip": clip(run, row["video"]), "question": row["question"], "facts": "",
+        {"why": why, "title": row["id"], "clip": clip(run, row["video"], held_out=iteration == 0), "question": row["question"], "facts": "",
          "texts": [text("reference answer", row["answer"])] if row["answer"] else []}
         for why, row in ((why, table.loc[i]) for why, i in picked)
     ]  # fmt: skip
@@ -215,7 +215,7 @@ def answers(run: Run, iteration: int, *, each: int = 2, seed: int = 0, sample: s
         row = now.loc[i]
         texts = [text({"base": "base", "before": "the policy before"}[name], table.loc[i, "response"], facts[i]) for name, table in earlier.items()]
         texts.append(text("this policy", row["response"], facts[i]))
-        cards.append({"why": why, "title": i, "clip": clip(run, row["video"], page), "question": row["question"], "texts": texts,
+        cards.append({"why": why, "title": i, "clip": clip(run, row["video"], page, held_out=True), "question": row["question"], "texts": texts,
                       "facts": f"Reference: {row['reference']}" if row["reference"] else ""})  # fmt: skip
     return _cards(cards, f"Chosen: the first {each} gained and lost against each earlier policy, then {each} at random (seed {seed}).")
 

@@ -34,7 +34,7 @@ GIVEN = {  # all that matters where the pairs are the data set's own; what `trai
 LEFT_OUT = {
     "data.source", "respond.batch_size", "judge.batch_size", "evaluate.batch_size", "train.gradient_checkpointing", "train.save_steps", "train.report_to",
 }  # fmt: skip
-TRAINING_DATA, HELD_OUT_DATA = {"data.train", "data.samples"}, {"data.test", "data.questions", "data.fixed_pairs"}
+TRAINING_DATA, HELD_OUT_DATA = {"data.train", "data.samples"}, {"data.test", "data.benchmark", "data.questions", "data.fixed_pairs"}
 
 
 def upstream(params: Params, stage: str, t: int) -> list[tuple[str, int]]:

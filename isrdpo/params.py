@@ -42,6 +42,7 @@ class Data:
     source: str
     train: str
     test: str
+    benchmark: Literal["none", "videohallucer", "eventhallusion", "vidhalluc"]
     videos: str
     samples: int
     questions: int
@@ -388,6 +389,8 @@ def _data_rules(data: Data) -> Iterator[str]:
         for path in (PurePath((text or "").strip()) for text in given):
             if path.is_absolute() or ".." in path.parts:
                 yield f"data.{name}: {_shown(str(path))} leads out of data.path; give a path inside it"
+    if data.benchmark not in (None, "none") and data.path == "toybox":
+        yield "data.benchmark: Toybox has questions of its own; give data=FOLDER with the benchmark's folder in it and data.test=that folder, or none"
     if data.test is not None and not data.test.replace(",", "").strip():
         yield "data.test: no file; give the test set's, or several with commas between"
     unknown = [name for name in (data.source or "").split(",") if name.strip() not in ("", *SOURCES)]

@@ -30,6 +30,15 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class BadRow:
+    """A row that is left out: its id (or `line N`, where it has none), the cause it is counted under, and where it stands."""
+
+    id: str
+    cause: str
+    detail: str
+
+
+@dataclass(frozen=True)
 class Responses:
     """Two sampled responses, and the context c_t with the c_{t-1} it looked back at (None where there is none)."""
 

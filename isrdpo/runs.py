@@ -30,7 +30,7 @@ FILES = {  # what a stage writes into iter_NN: removed before it starts under an
     "judge": ("judgments.jsonl", "preferences.jsonl"),
     "look": ("judgments_no_context.jsonl", "looks.jsonl"),
     "train": ("train.csv", "policy", "checkpoints"),
-    "evaluate": ("answers.jsonl", "fixed_contexts.jsonl", "fixed_judgments.jsonl", "eval.json", "predictions"),
+    "evaluate": ("answers.jsonl", "fixed_contexts.jsonl", "fixed_judgments.jsonl", "eval.json", "predictions", "benchmark.csv"),
     "score": ("scores.jsonl", "scores.csv"),
 }
 
@@ -130,14 +130,15 @@ class Run:
     def cache(self) -> Path:
         return self.folder.parent / ".cache"
 
-    def video_root(self) -> Path:
-        """The folder that `Sample.video` counts from."""
+    def video_root(self, held_out: bool = False) -> Path:
+        """The folder that `Sample.video` counts from; `held_out`: that of the evaluation questions, which is the benchmark's where there is one."""
         data = self.params.data
         if data.path == "toybox":
             return self.cache / "clips"
-        root, folder = resolve(data.path), (resolve(data.path) / data.videos).resolve()
+        name = "test" if held_out and data.benchmark != "none" else "videos"
+        root, folder = resolve(data.path), (resolve(data.path) / getattr(data, name)).resolve()
         if not folder.is_relative_to(root):
-            raise RunError(f"{root / data.videos}: data.videos leads out of data.path; put the clips (or a folder of links to them) inside")
+            raise RunError(f"{root / getattr(data, name)}: data.{name} leads out of data.path; put the clips (or a folder of links to them) inside")
         return folder
 
     def iteration(self, t: int) -> Path:
