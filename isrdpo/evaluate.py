@@ -34,6 +34,8 @@ def _evaluate(run: Run, iteration: int) -> None:
         answers = answer(stage, model, samples, root)
         stage.count("empty", sum(not a.response.strip() for a in answers))
         predictions.write(stage.path("predictions"), answers, samples, stage.params.evaluate.max_new_tokens)
+        if run.params.data.benchmark != "none":
+            benchmark(stage, answers)
         contexts = describe(stage, model, fixed, root)
         calls = judge_fixed(stage, model, fixed, contexts, root)
         figures = metrics.answers([a.__dict__ for a in answers]) | metrics.fixed([p.__dict__ for p in fixed], calls)
@@ -55,6 +57,16 @@ def answer(stage: Stage, model: "VideoModel", samples: list[records.Sample], roo
             for s, text in zip(batch, texts, strict=True)
         ])  # fmt: skip
     return log.rows()
+
+
+def benchmark(stage: Stage, answers: list[records.Answer]) -> None:
+    """benchmark.csv: the benchmark's own figures."""
+    import pandas as pd
+
+    from isrdpo import benchmark_scores
+
+    rows = benchmark_scores.table(stage.params.data.benchmark, answers)
+    records.write_text(stage.path("benchmark.csv"), pd.DataFrame(rows, columns=benchmark_scores.COLUMNS).to_csv(index=False, lineterminator="\n"))
 
 
 def truth(text: str, facts: dict | None) -> dict | None:

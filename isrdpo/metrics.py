@@ -51,6 +51,15 @@ def ratio(name: str, above: Sequence[float], below: Sequence[float] | None = Non
     return {name: float(top.sum() / bottom.sum()), f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
+def mean_of(name: str, groups: Sequence[dict[str, Any]]) -> Figures:
+    """The unweighted mean of a figure over independent groups of rows; what is left to either side adds in squares. None where a group has none."""
+    if not groups or any(group[name] is None for group in groups):
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    middle = sum(group[name] for group in groups) / len(groups)
+    low, high = (sum((group[f"{name}_{end}"] - group[name]) ** 2 for group in groups) ** 0.5 / len(groups) for end in ("low", "high"))
+    return {name: middle, f"{name}_low": middle - low, f"{name}_high": middle + high}
+
+
 def kappa(name: str, one: Sequence[bool], other: Sequence[bool]) -> Figures:
     """Cohen's kappa of two raters' yes and no (Cohen 1960), with a bootstrap interval over rows; None where both always say the same one thing."""
     pairs = np.stack([np.asarray(one, float), np.asarray(other, float)], 1)

@@ -219,6 +219,20 @@ def scorer(run: Run, iteration: int) -> str:
     return ", ".join(sorted({row.version for row in score_rows(run, iteration)}))
 
 
+def benchmark_tables(run: Run, iteration: int) -> dict[str, pd.DataFrame]:
+    """By caption: the benchmark's own figures of the base and of this iteration, side by side; none where the questions are no benchmark's."""
+    parts = []
+    for t in dict.fromkeys((0, iteration)):
+        path = run.file(t, "benchmark.csv")
+        if run.done("evaluate", t) and path.exists():
+            found = pd.read_csv(path)
+            cells = [f"{v:.3f} [{low:.3f}, {high:.3f}]" if pd.notna(v) else "" for v, low, high in found[["value", "value_low", "value_high"]].to_numpy(float)]
+            name = "base" if t == 0 else f"iteration {t}"
+            parts.append(found[["subset", "measure"]].assign(**{name: cells, f"{name}: unread": found["unread"]}).set_index(["subset", "measure"]))
+            counts = found.set_index(["subset", "measure"])[["questions", "incomplete"]]
+    return {f"{run.params.data.benchmark}, its own figures": pd.concat([*parts, counts], axis=1).reset_index()} if parts else {}
+
+
 def score_tables(run: Run, iteration: int) -> dict[str, pd.DataFrame]:
     """By caption: scores of the base and of this iteration, and official sets beside the published numbers, a table a scorer's version; none where none was scored."""
     tables = {("base" if t == 0 else f"iteration {t}"): scores.read(run.file(t, "scores.csv")) for t in dict.fromkeys((0, iteration)) if score_rows(run, t)}

@@ -51,15 +51,12 @@ def _groups(rows: Sequence[records.Score]) -> list[tuple[tuple[str, str, str, st
 
 
 def _mean(part: pd.DataFrame) -> dict[str, Any]:
-    """The unweighted mean over sets, as LLaVA-Hound reports it; intervals of independent sets add in squares."""
+    """The unweighted mean over sets, as LLaVA-Hound reports it; see metrics.mean_of."""
     row: dict[str, Any] = {name: part[name].iloc[0] for name in BY}
     row |= {"set": f"mean of {', '.join(part['set'])}"} | {name: int(part[name].sum()) for name in ("questions", "fallbacks", "claims_unread", "failed")}
+    figures = part.astype(object).where(part.notna(), None).to_dict("records")
     for name in SHOWN:
-        values = part[[name, f"{name}_low", f"{name}_high"]].astype(float)
-        if values.notna().all(axis=None):
-            middle = values[name].mean()
-            low, high = (((values[f"{name}_{end}"] - values[name]) ** 2).sum() ** 0.5 / len(part) for end in ("low", "high"))
-            row |= {name: middle, f"{name}_low": middle - low, f"{name}_high": middle + high}
+        row |= metrics.mean_of(name, figures)
     return row
 
 
