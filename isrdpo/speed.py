@@ -1,7 +1,7 @@
 """What sharing work between the calls that see the same video saves, side by side in one run. Notebook 07 draws it.
 
-A case does the same work twice. `apart`: each call decodes, encodes and reads its video for itself, as a plain loop over `generate` and a trainer that is
-handed pixels do. `shared`: as the stages do. Both must give the same before they are timed; then they take turns, and each turn is a ratio.
+A case does the same work twice. `apart`: each call encodes (cases encode, train) or reads (respond, judge: features at hand) its video for itself, as a trainer
+that is handed pixels and a plain loop over `generate` do. `shared`: as the stages do. Both must give the same before they are timed; then they take turns, and each turn is a ratio.
 """
 
 import statistics
@@ -77,13 +77,13 @@ def cases(params: Params, paths: list[Path]) -> list[Case]:
              lambda: [f for model in [fresh(True)] for _ in range(4) for f in features(model.encode(paths))]),
         Case("respond", "two responses a clip: two calls that each read their video, or one that reads it once", lambda: twice(apart, False), lambda: twice(shared, True)),
         Case("judge", "both orders of a pair: two calls that each read their video, or one that reads it once", lambda: judged(apart, False), lambda: judged(shared, True)),
-        training(params, opened, paths),
+        training(params, opened, lambda: fresh(False), paths),
     ]  # fmt: skip
 
 
-def training(params: Params, opened: Any, paths: list[Path]) -> Case:
+def training(params: Params, opened: Any, fresh: Callable[[], Any], paths: list[Path]) -> Case:
     """The loss of one DPO batch: clips through the tower for chosen and rejected, for policy and reference, or their features given."""
-    from isrdpo import dpo, video
+    from isrdpo import dpo
     from isrdpo.records import Preference
 
     pairs = [Preference(str(n), str(path), "What happens in the video?", "It moves to the left.", "It moves to the right and stops there.", None) for n, path in enumerate(paths)]
@@ -96,8 +96,8 @@ def training(params: Params, opened: Any, paths: list[Path]) -> Case:
         import torch
 
         with torch.no_grad():
-            for path in paths * again:
-                opened.processor.encode(opened.model, video.smaller(video.read(path, opened.processor.frames, opened.span), opened.max_pixels))
+            for _ in range(again):
+                known.update(zip(map(str, paths), fresh().encode(paths), strict=True))
             return trainer.compute_loss(trainer.model, trainer.data_collator(rows)).detach()[None]
 
     return Case("train", "the loss of a DPO batch (forward only): clips decoded and encoded for chosen, rejected, policy and reference, or their features given", lambda: loss(4), lambda: loss(0))
