@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from isrdpo import metrics, records, report
+from isrdpo import metrics, records, report, summary
 from isrdpo.folders import RunError, resolve, shown
 from isrdpo.params import Params
 from isrdpo.runs import Run
@@ -68,7 +68,7 @@ def results(runs: Sequence[Run]) -> pd.DataFrame:
     """arm, seed, iteration and the other columns of each run's summary.csv."""
     parts = []
     for run in runs:
-        table = report.summary(run)
+        table = summary.table(run)
         table.insert(0, "seed", run.params.seed)
         table.insert(0, "arm", arm_of(run))
         parts.append(table)

@@ -54,9 +54,9 @@ def convert(notebook: Path, target: Path, title: str, links: list[tuple[str, str
 
 def index(run: Run, state: str = "") -> Path:
     """report.html, summary.csv and figures/, from what is there. `state`: what is running, or why it stopped ("": how much is there is said)."""
-    from isrdpo import plots, report, show
+    from isrdpo import plots, show, summary
 
-    table, found = report.write_summary(run), report.markers(run)
+    table, found = summary.write(run), summary.markers(run)
     panels = []
     if table["response_words"].notna().any():
         show.save(run.folder / "figures", "curves", plots.curves(table), table)
@@ -64,7 +64,7 @@ def index(run: Run, state: str = "") -> Path:
             if table[list(names)].notna().any(axis=None):
                 columns = ["iteration", *(f"{n}{end}" for n in names for end in ("", "_low", "_high"))]
                 panels.append(_panel(run, name, plots.curve(table, names, label, reference, top), table[columns], said))
-    cost = report.cost(found)
+    cost = summary.cost(found)
     spent = _panel(run, "cost", plots.cost(cost), cost, "Seconds by stage and iteration.") if len(cost) else ""
     made = records.read_json(run.folder / "provenance.json")
     settings, done = run.params, {(m["stage"], m["iteration"]) for m in found if m["stage"] in STAGES} - {("data", 0)}
@@ -72,9 +72,9 @@ def index(run: Run, state: str = "") -> Path:
     html = show.render(
         "index.html.j2", policy=POLICY, name=run.folder.name, created=made["created"], command=made["command"], model=_model(run),
         trained=sum(stage == "train" for stage, _ in done), iterations=settings.iterations, seed=settings.seed, context=settings.respond.context,
-        samples=_count(found, "respond") or _count(found, "judge"), questions=_count(found, "evaluate"), outcome=report.outcome(run, table), panels=panels, spent=spent,
-        state=state or f"{len(done)} of {1 + len(STAGES) * settings.iterations} stages are done.", running=bool(state), numbers=show.table(report.figures(table, report.SHOWN), "Figures by iteration, with 95 % intervals"),
-        left=show.table(report.left_out(found), "Samples left out, by reason"), grid=[entry for entry in grid if entry[1]],
+        samples=_count(found, "respond") or _count(found, "judge"), questions=_count(found, "evaluate"), outcome=summary.outcome(run, table), panels=panels, spent=spent,
+        state=state or f"{len(done)} of {1 + len(STAGES) * settings.iterations} stages are done.", running=bool(state), numbers=show.table(summary.figures(table, summary.SHOWN), "Figures by iteration, with 95 % intervals"),
+        left=show.table(summary.left_out(found), "Samples left out, by reason"), grid=[entry for entry in grid if entry[1]],
         warnings=[f"{m['stage']}, iteration {m['iteration']}: {w}" for m in found for w in m["warnings"]],
         memory=max((m["peak_rss_mb"] for m in found), default=0), total=cost["seconds"].sum() if len(cost) else 0, provenance=_provenance(made),
         again=f"isrdpo run {shown(run.folder / 'params.yaml')} run=outputs/again",

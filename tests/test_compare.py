@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isrdpo import compare, data, evaluate, folders, judge, params, plots, records, report, respond, show, study, train
+from isrdpo import compare, data, evaluate, folders, judge, params, plots, records, respond, show, study, summary, train
 
 ROOT = Path(__file__).parent.parent
 PRESET = ROOT / "params" / "toybox.yaml"
@@ -203,7 +203,7 @@ def test_a_study_runs_resumes_and_names_what_failed(random_base: Path, tmp_path:
     (runs / "isr-1" / "iter_01" / ".done" / "respond.json").unlink()
     broken = go("data.samples=9")
     assert broken.returncode == 1 and "data.samples changed" in broken.stderr and "Traceback" not in broken.stderr
-    assert report.summary(compare.opened(str(runs / "isr-0"))[0])["iteration"].tolist() == [0, 1]
+    assert summary.table(compare.opened(str(runs / "isr-0"))[0])["iteration"].tolist() == [0, 1]
 
 
 def test_the_readmes_table_is_that_of_the_published_csv_which_draws_its_figure(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_the_readmes_table_is_that_of_the_published_csv_which_draws_its_figure(t
 def test_the_readmes_other_tables_are_those_of_their_published_csvs() -> None:
     names, digits = ["accuracy", "hallucination", "false_claims", "response_words"], (3, 3, 3, 1)
     text = (ROOT / "README.md").read_text()
-    text = text[text.index("### Where it does not hold") :]
+    text = text[text.index("### Where it does not hold") : text.index("## From the paper to here")]
 
     def last(name: str) -> pd.DataFrame:
         table = pd.read_csv(ROOT / "outputs" / "published" / f"{name}.csv")

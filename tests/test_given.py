@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from isrdpo import data, evaluate, judge, keys, look, params, records, report, respond, runs, train
+from isrdpo import data, evaluate, judge, keys, look, params, records, report, respond, runs, summary, train
 
 PRESET = Path(__file__).parent.parent / "params" / "toybox.yaml"
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
@@ -57,7 +57,7 @@ def test_two_iterations_train_on_the_data_sets_own_pairs_and_every_page_has_some
         assert run.done("train", t)["counts"]["pairs"] == 4
     shares = report.judge_shares(report.judged_both(run, 1)).set_index("measure")
     assert set(shares.index) == {"the longer is chosen"}, "nothing was shown to a judge, so there is no order"
-    assert report.summary(run)["kept_share"].dropna().tolist() == [1.0, 1.0]
+    assert summary.table(run)["kept_share"].dropna().tolist() == [1.0, 1.0]
 
 
 def test_a_row_without_a_pair_or_with_an_equal_one_is_bad_by_cause(given_run: Callable) -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from isrdpo import data, evaluate, gallery, judge, look, notebooks, pages, plots, records, report, respond, show, train
+from isrdpo import data, evaluate, gallery, judge, look, notebooks, pages, plots, records, report, respond, show, summary, train
 from isrdpo.runs import Run
 
 LINK = re.compile(r'\s(?:href|src|poster)="([^"]*)"')  # xlink:href points into its own figure
@@ -100,7 +100,7 @@ def test_tables_of_a_real_run_agree_with_its_rows(whole: Run) -> None:
     assert shares.loc[("the first shown is chosen", "with its description"), "share"] == pytest.approx(np.mean(first))
     both = [{c.choice for c in calls if c.id == i} for i in {c.id for c in calls}]
     assert shares.loc[("the two orders agree", "with its description"), "share"] == pytest.approx(np.mean([len(found) == 1 for found in both]))
-    kept = report.left_out(report.markers(whole)).set_index("iteration").loc[1]
+    kept = summary.left_out(summary.markers(whole)).set_index("iteration").loc[1]
     assert kept["judged"] == kept[["kept", "ties", "empty", "disagreement", "undecided", "weak", "unparsed"]].sum()
     tables = report.compared(whole, 1)
     gained = report.gained_lost(tables).iloc[0]
@@ -136,8 +136,8 @@ def test_the_outcome_is_what_the_rows_say(make_run: Callable, then: tuple, now: 
         records.write(run.file(t, "answers.jsonl"), answers)
         figures = {"accuracy": right, "hallucination": 0.1, "false_claims": 0.2, "response_words": words, "scorer": "facts"}
         rows.append({"iteration": t} | figures)
-    assert report.outcome(run, pd.DataFrame(rows)).startswith(f"{starts}, after 1 iteration: accuracy")
-    assert report.outcome(run, pd.DataFrame(rows[:1])) == "No policy has been trained and evaluated yet."
+    assert summary.outcome(run, pd.DataFrame(rows)).startswith(f"{starts}, after 1 iteration: accuracy")
+    assert summary.outcome(run, pd.DataFrame(rows[:1])) == "No policy has been trained and evaluated yet."
 
 
 def test_an_outcome_without_truth_speaks_of_words_only(make_run: Callable) -> None:
@@ -145,7 +145,7 @@ def test_an_outcome_without_truth_speaks_of_words_only(make_run: Callable) -> No
     data.run(run, 1)
     for t, words in enumerate((5, 20)):
         records.write(run.file(t, "answers.jsonl"), [records.Answer(str(n), "q", "k", "r", "x", words + n % 2, None) for n in range(50)])
-    said = report.outcome(run, pd.DataFrame([{"iteration": t, "response_words": 1.0} for t in (0, 1)]))
+    said = summary.outcome(run, pd.DataFrame([{"iteration": t, "response_words": 1.0} for t in (0, 1)]))
     assert said.startswith("Wordier after 1 iteration") and said.endswith("is not known.") and "accuracy" not in said
 
 

@@ -16,7 +16,7 @@ import pytest
 import transformers as tf
 from scorer_server import Answer, Server, serving
 
-from isrdpo import compare, data, evaluate, folders, metrics, predictions, protocol, records, report, score, scorers, scores
+from isrdpo import compare, data, evaluate, folders, metrics, predictions, protocol, records, score, scorers, scores, summary
 from isrdpo.records import Score
 
 KEY = "sk-" + "verysecret" * 3
@@ -269,15 +269,15 @@ def test_where_facts_are_not_known_the_scorer_says_what_is_right_and_two_scorers
         with serving(polite) as server:
             server.version = version
             run = answered(name, *ASKED, f"score.base_url={server.url}")
-            assert report.summary(run).loc[0, "scorer"] == "facts"
+            assert summary.table(run).loc[0, "scorer"] == "facts"
             unknown(run)
-            assert report.summary(run).loc[0, "scorer"] == "" and pd.isna(report.summary(run).loc[0, "accuracy"])
+            assert summary.table(run).loc[0, "scorer"] == "" and pd.isna(summary.table(run).loc[0, "accuracy"])
             score.run(run, 0)
             made.append(run)
-    summary, table = report.summary(made[0]).loc[0], compare.questions(made[:1])
-    assert (summary["scorer"], summary["accuracy"]) == ("one", 1.0) and table["correct"].eq(1).all()
+    last, table = summary.table(made[0]).loc[0], compare.questions(made[:1])
+    assert (last["scorer"], last["accuracy"]) == ("one", 1.0) and table["correct"].eq(1).all()
     if table["claims"].notna().any():
-        assert summary["hallucination"] == 0.5 and summary["claims_per_answer"] == 2
+        assert last["hallucination"] == 0.5 and last["claims_per_answer"] == 2
     with pytest.raises(folders.RunError, match=r"different scorers.*one .*two "):
         compare.questions(made)
 

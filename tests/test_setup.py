@@ -141,6 +141,7 @@ LAYERS = [
     {"data", "respond", "judge", "look", "train", "evaluate", "score"},
     {"plots", "show", "hub", "archives"},
     {"report", "checks", "fetch", "export"},
+    {"summary"},
     {"gallery", "compare"},
     {"pages"},
     {"notebooks"},
@@ -169,7 +170,7 @@ def test_stages_never_import_each_other(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["params", "records", "runs", "keys", "folders", "provenance", "metrics", "prompts", "strict_yaml", "launch", "pages",
-                                  "data", "respond", "judge", "train", "evaluate", "verdicts", "checks", "look", "report", "plots", "show", "gallery", "notebooks", "compare", "study", "speed",
+                                  "data", "respond", "judge", "train", "evaluate", "verdicts", "checks", "look", "report", "plots", "show", "summary", "gallery", "notebooks", "compare", "study", "speed",
                                   "hub", "archives", "fetch", "export", "protocol", "predictions", "scorers", "scores", "score", "benchmarks", "benchmark_scores"])  # fmt: skip
 def test_light_modules_load_nothing_heavy(name: str) -> None:
     code = f"import isrdpo.{name}, sys; print(sorted({{'torch', 'transformers', 'trl', 'decord', 'openai', 'datasets', 'papermill'}} & set(sys.modules)))"
