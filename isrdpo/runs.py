@@ -172,7 +172,7 @@ class Run:
     def started(self) -> list[tuple[str, int]]:
         """(stage, iteration) of everything that has rows on disk, finished or not, in order."""
         found = [(p.name.split(".")[1], int(p.parent.name[5:])) for p in self.folder.glob("iter_*/.*.key")]
-        rows = [(s, t) for s, t in found if self.marker(s, t).exists() or any(self.file(t, name).exists() for name in FILES[s])]
+        rows = [(s, t) for s, t in found if any(self.file(t, name).exists() for name in FILES[s])]
         return sorted(rows, key=lambda at: (at[1], ORDER.index(at[0])))
 
     def _key_of(self, stage: str, t: int) -> str:

@@ -71,6 +71,15 @@ def test_a_benchmark_is_asked_and_scored_from_its_published_files(name: str, pub
     assert name in caption and not more and len(table) == len(benchmark_scores.table(name, answers)) > 0
 
 
+def test_a_benchmarks_own_folder_is_enough_for_an_evaluation(published: Callable, make_run: Callable) -> None:
+    folder = published("videohallucer") / "bench"
+    run = make_run("alone", f"data={folder}", "iterations=0", "data.benchmark=videohallucer", "data.test=.", "data.questions=0", "data.fixed_pairs=0", "judge.method=score", "max_bad_share=0.0")
+    assert not checks.inspect(run.params)[1]
+    data.run(run, 0)
+    evaluate.run(run, 0)
+    assert run.file(0, "benchmark.csv").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "ends"),
     [("videohallucer", "\nAnswer the question using 'yes' or 'no'."), ("eventhallusion", "\nPlease answer yes or no:"), ("vidhalluc", "Only answer with a single word 'Yes' or 'No'.")],

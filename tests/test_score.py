@@ -193,6 +193,19 @@ def isrdpo(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "isrdpo", *arguments], capture_output=True, text=True, check=False)
 
 
+def test_a_run_that_was_not_scored_can_be_and_what_was_is_not_lost(answered: Callable) -> None:
+    run = answered("later")
+    score.run(run, 0)
+    assert run.done("score", 0) and not run.file(0, "scores.jsonl").exists()
+    with serving(polite) as server:
+        run.override("score", {"scorer": "openai", "base_url": server.url})
+        assert not run.done("score", 0) and run.done("evaluate", 0)
+        score.run(run, 0)
+        with pytest.raises(folders.RunError, match=r"score\.model changed, and stage score of iteration 0 made under the old value"):
+            run.override("score", {"model": "another"})
+    assert len(records.read(run.file(0, "scores.jsonl"), Score)) == len(server.asked)
+
+
 def test_old_predictions_from_the_command_line(tmp_path: Path) -> None:
     for name, caption in (("msvd.qa.jsonl", {"caption": "A red cube falls."}), ("msvd.qa.official.jsonl", {})):
         talk = [{"from": "human", "value": "<video>\nWhat falls?"}, {"from": "gpt", "value": "A cube."}]
