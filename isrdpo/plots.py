@@ -18,7 +18,7 @@ COLORS = {
     "chosen": BLUE, "rejected": ORANGE, "y1": SKY, "y2": YELLOW, "right": BLUE, "wrong": ORANGE,
     "with its description": BLUE, "without": ORANGE, "base": GRAY, "before": SKY, "now": BLUE,
     "the longer is truer": BLUE, "the shorter is truer": ORANGE, "equally true": GRAY, "truth not known": PINK,
-    "data": GRAY, "respond": SKY, "judge": PINK, "look": YELLOW, "train": ORANGE, "evaluate": BLUE, "training": BLUE, "held out": ORANGE,
+    "data": GRAY, "respond": SKY, "judge": PINK, "look": YELLOW, "train": ORANGE, "evaluate": BLUE, "score": GREEN, "training": BLUE, "held out": ORANGE,
     "reference answers": GREEN, "answers": GREEN, "repaired": BLUE, "broken": ORANGE,
 }  # fmt: skip
 MARKERS = "osD^vPX"

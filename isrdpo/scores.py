@@ -99,7 +99,7 @@ def by_version(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     made: dict[str, list[pd.DataFrame]] = {}
     for name, found in tables.items():
         for version, part in found.groupby("scorer_version", sort=False):
-            texts = {figure: list(column(part, figure)) for figure in SHOWN}
+            texts = {figure: list(column(part, figure)) for figure in SHOWN if figure != "claims_per_answer"}
             counts = part[["fallbacks", "claims_unread", "failed"]]
             made.setdefault(str(version), []).append(part[["set", "protocol", "questions"]].assign(policy=name, **texts).join(counts))
     return {version: pd.concat(parts, ignore_index=True) for version, parts in made.items()}

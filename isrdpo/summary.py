@@ -88,7 +88,7 @@ def outcome(run: Run, table: pd.DataFrame) -> str:
     """What became of the answers, in a sentence made of the data: paired changes on the same questions, each with its interval."""
     known = table.dropna(subset=["response_words"])
     if len(known) < 2:
-        return "No policy has been trained and evaluated yet."
+        return as_it_is(known.iloc[0]) if len(known) and run.params.iterations == 0 else "No policy has been trained and evaluated yet."
     t = int(known["iteration"].iloc[-1])
     first, last = report.answers(run, 0), report.answers(run, t)
     both = first.merge(last, on="id", suffixes=("_then", ""))
@@ -110,6 +110,12 @@ def outcome(run: Run, table: pd.DataFrame) -> str:
         f"{truth}, {joined} {length}, after {_times(t)}: accuracy {base['accuracy']:.0%} → {row['accuracy']:.0%} "
         f"({100 * truer['x']:+.1f} points [{100 * truer['x_low']:+.1f}, {100 * truer['x_high']:+.1f}] on the same {len(sure)} questions), {words}{claims}.{by}"
     )
+
+
+def as_it_is(row: pd.Series) -> str:
+    """The outcome of a run that trains nothing."""
+    right = f"{row['accuracy']:.0%} of its answers are right, as {row['scorer'].replace('facts', 'the facts')} say{'s' * (row['scorer'] != 'facts')}; " if row["scorer"] else ""
+    return f"Nothing was trained: the model as it is. {right}{row['response_words']:.1f} words an answer."
 
 
 def _moved(change: dict, up: str, down: str, neither: str) -> str:

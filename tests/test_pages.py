@@ -138,6 +138,7 @@ def test_the_outcome_is_what_the_rows_say(make_run: Callable, then: tuple, now: 
         rows.append({"iteration": t} | figures)
     assert summary.outcome(run, pd.DataFrame(rows)).startswith(f"{starts}, after 1 iteration: accuracy")
     assert summary.outcome(run, pd.DataFrame(rows[:1])) == "No policy has been trained and evaluated yet."
+    assert summary.outcome(make_run("none", "iterations=0"), pd.DataFrame(rows[:1])).startswith(f"Nothing was trained: the model as it is. {then[0]:.0%} of its answers are right, as the facts say;")
 
 
 def test_an_outcome_without_truth_speaks_of_words_only(make_run: Callable) -> None:
