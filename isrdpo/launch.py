@@ -263,7 +263,7 @@ def stage(given: argparse.Namespace) -> None:
 
 def score(given: argparse.Namespace) -> None:
     """A run's iteration, into its own files and pages; or a prediction file, into --to."""
-    from isrdpo import pages, params, runs
+    from isrdpo import notebooks, pages, params, runs
     from isrdpo import score as scoring
 
     overrides = [text if text.startswith("score.") or text.startswith("max_bad_share=") else f"score.{text}" for text in given.overrides]
@@ -285,6 +285,8 @@ def score(given: argparse.Namespace) -> None:
         return print(scoring.estimate(scoring.requests(scoring.answered(made, given.iteration), settings.score), settings.score))
     with made.lock("launch."):
         scoring.again(made, settings, given.iteration, given.redo)
+        if pages.page_of(made, "evaluate", given.iteration).exists():
+            notebooks.make(runs.Run.open(made.folder), "evaluate", given.iteration)
         pages.index(made)
     return print(scoring.told(made, given.iteration))
 

@@ -98,11 +98,13 @@ class Answer:
 @dataclass(frozen=True)
 class Score:
     """A scorer's reply about one answer. `set`: the test set; `protocol`: hound, hound.official or claims; `scorer`: the name it was asked under, `version`: what
-    answered. The others as protocol.Verdict has them. `words`: of the whole answer."""
+    answered. The others as protocol.Verdict has them. `words`: of the whole answer; `asked`: a digest of
+    the whole request, which no other answer has."""
 
     id: str
     set: str
     protocol: str
+    asked: str
     scorer: str
     version: str
     score: float | None

@@ -4,6 +4,8 @@ A scorer's verdict on every answer, and on the claims of those that have a capti
 A request is asked once: rows stand on disk as they come, what failed is asked again, and what fails twice is a bad sample.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,16 +59,14 @@ def requests(rows: Sequence[Prediction], settings: parameters.Score) -> list[Req
 
 def ask(wanted: Sequence[Request], log: records.BatchLog, params: parameters.Params) -> dict[Request, str]:
     """Asks what `log` (of Score, one a batch) does not hold yet; returns what failed twice, and why. Raises RunError where nothing can succeed."""
-    settings, failed = params.score, {}
-    held = {(row.set, row.id, row.protocol) for row in log.rows()}
-    left = [(row, kind) for row, kind in wanted if (row.set, row.id, kind) not in held]
+    settings, failed, left = params.score, {}, unasked(wanted, log.path)
     if not left:
         return {}
     from isrdpo import scorers
 
     scorer, streak = scorers.opened(settings, params.model.device), 0
     for _ in range(2):
-        chats, failed = [protocol.messages(kind, row.question, row.answer, row.response, row.caption) for row, kind in left], {}
+        chats, failed = [chat(row, kind) for row, kind in left], {}
         for i, reply in progress(scorer.ask(chats), len(chats), f"score by {settings.model}"):
             row, kind = left[i]
             if reply.error:
@@ -83,17 +83,34 @@ def ask(wanted: Sequence[Request], log: records.BatchLog, params: parameters.Par
     return failed
 
 
+def unasked(wanted: Sequence[Request], path: Path) -> list[Request]:
+    """Those that a file of Scores does not hold. Raises RunError where it holds scores of other answers to the same questions."""
+    held = {(row.set, row.id, row.protocol): row.asked for row in records.read(path, records.Score)} if path.exists() else {}
+    other = [row for row, kind in wanted if held.get((row.set, row.id, kind), "") not in ("", digest(row, kind))]
+    if other:
+        raise RunError(f"{shown(path)}: holds scores of other answers (first: {other[0].set}, {other[0].id}); give each model's predictions a folder of their own")
+    return [(row, kind) for row, kind in wanted if (row.set, row.id, kind) not in held]
+
+
+def chat(row: Prediction, kind: str) -> protocol.Messages:
+    return protocol.messages(kind, row.question, row.answer, row.response, row.caption)
+
+
+def digest(row: Prediction, kind: str) -> str:
+    return hashlib.sha256(json.dumps(chat(row, kind)).encode()).hexdigest()[:16]
+
+
 def scored(row: Prediction, kind: str, reply: str, scorer: str, version: str) -> records.Score:
     found = protocol.read(kind, reply)
     return records.Score(
-        row.id, row.set, kind, scorer, version, found.score, found.correct, found.parsed_by, found.claims, found.unsupported, len(row.response.split()),
+        row.id, row.set, kind, digest(row, kind), scorer, version, found.score, found.correct, found.parsed_by, found.claims, found.unsupported, len(row.response.split()),
         reply.encode(errors="replace").decode(),
     )  # fmt: skip
 
 
 def estimate(wanted: Sequence[Request], settings: parameters.Score) -> str:
-    """What asking would take, at four characters a token and replies of REPLY tokens: requests, tokens, and dollars where the prices are given."""
-    chars = sum(len(turn["content"]) for row, kind in wanted for turn in protocol.messages(kind, row.question, row.answer, row.response, row.caption))
+    """What asking these would take, at four characters a token and replies of REPLY tokens: requests, tokens, and dollars where the prices are given."""
+    chars = sum(len(turn["content"]) for row, kind in wanted for turn in chat(row, kind))
     sent, back = chars / 4 / 1e6, sum(settings.max_new_tokens or REPLY[kind] for _, kind in wanted) / 1e6
     priced = settings.price_in is not None and settings.price_out is not None
     cost = f"about {sent * settings.price_in + back * settings.price_out:.2f} US dollars" if priced else "no cost estimate: give score.price_in and score.price_out"
@@ -124,12 +141,12 @@ def file(path: Path, test: Path, to: Path, params: parameters.Params, dry: bool)
     """Scores a prediction file in LLaVA-Hound's format against its test file, into `to`/scores.jsonl and scores.csv, which several sets may share. Returns what
     came out; `dry`: an estimate, and nothing is asked or written."""
     name = predictions.set_of(predictions.set_name(test.name))
-    rows, left_out = predictions.read(path, name, test_captions(test))
+    rows, left_out = predictions.read(path, name, captions_of(test))
     wanted = requests(rows, params.score)
     if twice := len(wanted) - len({(row.id, kind) for row, kind in wanted}):
         raise RunError(f"{path}: {twice} of its ids come twice; each prediction is scored once")
     if dry:
-        return estimate(wanted, params.score)
+        return estimate(unasked(wanted, to / "scores.jsonl"), params.score)
     to.mkdir(parents=True, exist_ok=True)
     with locked(to / ".lock"):
         same_scorer(to, params.score)
@@ -148,7 +165,7 @@ def same_scorer(to: Path, settings: parameters.Score) -> None:
         raise RunError(f"{to}: scored by {', '.join(sorted(found))} already; numbers of different scorers are not mixed: give another --to")
 
 
-def test_captions(test: Path) -> dict[str, str]:
+def captions_of(test: Path) -> dict[str, str]:
     """Captions of a test file by video, the last where a video has several (eval_qa.py); none of an official one's."""
     found = {}
     for row in formats.rows(test, test.parent):

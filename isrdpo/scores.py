@@ -127,7 +127,7 @@ def agreement(one: Sequence[records.Score], other: Sequence[records.Score]) -> p
     """Two scorers on the same answers, a row a set and protocol and one of all: both_right, both_wrong, only_first, only_second (answers), accuracy of each and
     their difference, `agree` (share) and Cohen's kappa, each with a 95 % interval. Raises RunError where they did not score the same."""
     tables = [{(r.set, r.protocol, r.id): r for r in rows if r.protocol != protocol.CLAIMS} for rows in (one, other)]
-    if not tables[0] or tables[0].keys() != tables[1].keys() or any(tables[0][k].words != tables[1][k].words for k in tables[0]):
+    if not tables[0] or tables[0].keys() != tables[1].keys() or any(tables[0][k].asked != tables[1][k].asked for k in tables[0]):
         raise RunError("these scores are not of the same answers; score one set of predictions by both scorers")
     known = [k for k in tables[0] if tables[0][k].correct is not None and tables[1][k].correct is not None]
     names = [", ".join(sorted({f"{r.version}" for r in found.values()})) for found in tables]

@@ -232,12 +232,15 @@ def test_old_predictions_from_the_command_line(tmp_path: Path) -> None:
         server.version = "scripted-2027"
         other = command("msvd.qa.jsonl", "scorer=openai", "model=other", f"base_url={server.url}")
         assert other.returncode == 1 and "scored by gpt-test already" in other.stderr and len(server.asked) == 10
+        records.write(tmp_path / "preds.jsonl", [r | {"model_prediction": said | {"message": "A blue cube."}} for r in rows])
+        other = command("msvd.qa.jsonl", *given)
+        assert other.returncode == 1 and "holds scores of other answers (first: msvd, 0)" in other.stderr and len(server.asked) == 10
     table = scores.read(tmp_path / "out/scores.csv").set_index("set")
     assert list(table.index) == ["msvd", "msvd.official"] and list(table["protocol"]) == [protocol.OWN, protocol.OFFICIAL] and list(table["questions"]) == [3, 4]
 
 
 def row(i: int, correct: bool | None, version: str = "v1", kind: str = protocol.OFFICIAL, name: str = "msvd.official") -> Score:
-    return Score(str(i), name, kind, "gpt", version, 4.0, correct, "pattern", None, None, 3, "reply")
+    return Score(str(i), name, kind, f"digest of {name} {i}", "gpt", version, 4.0, correct, "pattern", None, None, 3, "reply")
 
 
 def test_two_scorers_agreement_by_hand(tmp_path: Path) -> None:
@@ -354,8 +357,11 @@ def test_an_evaluation_without_training_has_its_pages_and_is_scored(make_run: Ca
         assert made.returncode == 0, made.stdout + made.stderr
         assert "Scored by scripted-2026-01-01" in (run.file(0, "reports") / "05_evaluation.html").read_text() and (run.folder / "report.html").exists()
         asked = len(server.asked)
+        page = run.file(0, "reports") / "05_evaluation.html"
         again = isrdpo("score", str(run.folder), "--iteration", "0")
         assert "by scripted-2026-01-01" in again.stdout and len(server.asked) == asked
         other = isrdpo("score", str(run.folder), "--iteration", "0", "model=other")
         assert other.returncode == 1 and "--redo scores anew" in other.stderr and run.file(0, "scores.jsonl").exists()
+        server.version = "scripted-2027"
         assert isrdpo("score", str(run.folder), "--iteration", "0", "model=other", "--redo").returncode == 0 and len(server.asked) == 2 * asked
+        assert "Scored by scripted-2027" in page.read_text() and "scripted-2026" not in page.read_text()
