@@ -287,6 +287,12 @@ def outcome(table: pd.DataFrame, baseline: str, other: str) -> str:
     return f"{baseline} against {other} after {int(rows['iteration'].iloc[0])} iterations, {seeds} seed{'s' * (seeds > 1)}: {'; '.join(told)}."
 
 
+def said_by(table: pd.DataFrame) -> str:
+    """Who says what is right, from `results`; empty where the facts do."""
+    names = sorted(set(table["scorer"].dropna()) - {"", "facts"})
+    return f"What is right and which claims have no support is {' and '.join(names)}'s word, not the facts'." if names else ""
+
+
 def named(runs: Sequence[Run]) -> str:
     """Which runs are compared, for a page."""
     return ", ".join(shown(run.folder) for run in runs)

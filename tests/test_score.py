@@ -294,6 +294,7 @@ def test_where_facts_are_not_known_the_scorer_says_what_is_right_and_two_scorers
     assert (last["scorer"], last["accuracy"]) == ("one", 1.0) and table["correct"].eq(1).all()
     if table["claims"].notna().any():
         assert last["hallucination"] == 0.5 and last["claims_per_answer"] == 2
+    assert compare.said_by(compare.results(made[:1])) == "What is right and which claims have no support is one's word, not the facts'."
     with pytest.raises(folders.RunError, match=r"different scorers.*one .*two "):
         compare.questions(made)
 
