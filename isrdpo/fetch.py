@@ -234,5 +234,4 @@ def parameters(made: Plan) -> str:
     """What a run of the fetched data is told."""
     train = [file.path for file in made.rows if file.path.endswith(TRAIN_ROWS)]
     tests = [file.path for file in made.rows if file.path not in train]
-    given = [f"data.videos={VIDEOS}"] + [f"data.train={path}" for path in train[:1]] + [f"data.test={path}" for path in tests[:1]]
-    return " ".join(given) + (f"\n(data.test may also be {', '.join(tests[1:])})" if tests[1:] else "")
+    return " ".join([f"data.videos={VIDEOS}", *(f"data.train={path}" for path in train[:1]), *([f"data.test={','.join(tests)}"] if tests else [])])

@@ -83,7 +83,8 @@ def command(server: Hub, tmp_path: Path, *arguments: str, **environment: str) ->
 
 def test_what_is_fetched_is_what_a_run_reads(server: Hub, tmp_path: Path) -> None:
     made = get(server, tmp_path / "hound", "msvd", "tgif", "ssv2", "train")
-    said = dict(text.split("=") for text in fetch.parameters(made).splitlines()[0].split())
+    said = dict(text.split("=") for text in fetch.parameters(made).split())
+    assert [Path(name).name for name in said["data.test"].split(",")] == ["msvd.qa.jsonl", "msvd.qa.official.jsonl", "tgif.qa.jsonl", "ssv2.qa.jsonl"]
     root = tmp_path / "hound" / said["data.videos"]
     for file in (said["data.train"], *(f"video_instruction/test/{name}.jsonl" for name in ("msvd.qa", "msvd.qa.official", "tgif.qa", "ssv2.qa"))):
         found = list(data.read_rows(data.Source(tmp_path / "hound" / file), tmp_path))
@@ -93,6 +94,22 @@ def test_what_is_fetched_is_what_a_run_reads(server: Hub, tmp_path: Path) -> Non
     assert not [p for p in (tmp_path / "hound").rglob("*.tar.gz*")], "archives go once they are unpacked"
     asked = {path.split("/main/")[-1] for _, path, _ in server.log if "/resolve/" in path}
     assert not {path for path in asked if "600k" in path or "result" in path or "caption" in path}
+
+
+def test_the_evaluation_preset_asks_what_the_test_sets_hold(server: Hub, tmp_path: Path) -> None:
+    for name in params.TEST_SETS:
+        for ending in ("qa", "qa.official") if name in params.OFFICIAL_SETS else ("qa",):
+            server.repos[TEST][f"video_instruction/test/{name}.{ending}.jsonl"] = rows([f"test/{name}/v1"])
+        server.repos[TEST] = {path: content for path, content in server.repos[TEST].items() if not path.startswith(f"video_data/test/{name}.")}
+        server.repos[TEST][f"video_data/test/{name}.tar.gz"] = packed([f"{name}/v1/c01_0001.jpeg"])
+    settings = params.load(ROOT / "params/eval_released.yaml", [f"data={tmp_path / 'hound'}"])
+    wanted, models = fetch.needs(settings)
+    assert models == [settings.model.path]
+    made = get(server, tmp_path / "hound", *wanted)
+    asked = {name.strip() for name in settings.data.test.split(",")}
+    assert {file.path for file in made.rows} == asked and len(asked) == 10
+    found = data.inspect(settings)
+    assert found.counts == {"evaluation rows": 10} and not found.bad and len(found.clips) == len(params.TEST_SETS)
 
 
 def test_a_rerun_fetches_nothing_and_kept_archives_stay(server: Hub, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
