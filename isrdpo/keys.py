@@ -26,7 +26,7 @@ DEPENDS = {  # dotted keys, or whole sections
     "evaluate": ("evaluate", *MODEL, "video.span", "prompts.context", "prompts.judge", "prompts.judge_without_context", "judge.orders",
                  "judge.method", "judge.max_new_tokens", "respond.context_max_new_tokens"),
     "look": ("look", "prompts.judge_without_context"),
-    "score": ("score.scorer", "score.model", "score.base_url", "score.hallucination", "score.max_new_tokens"),
+    "score": ("score.scorer", "score.model", "score.hallucination", "score.max_new_tokens"),
 }  # fmt: skip
 GIVEN = {  # all that matters where the pairs are the data set's own; what `train` rests on comes with `respond`
     "respond": ("seed", *MODEL, "video.span"), "judge": ("judge.method", "judge.keep_surest", "judge.balance_lengths"),

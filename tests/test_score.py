@@ -203,7 +203,11 @@ def test_a_run_that_was_not_scored_can_be_and_what_was_is_not_lost(answered: Cal
         score.run(run, 0)
         with pytest.raises(folders.RunError, match=r"score\.model changed, and stage score of iteration 0 made under the old value"):
             run.override("score", {"model": "another"})
-    assert len(records.read(run.file(0, "scores.jsonl"), Score)) == len(server.asked)
+    asked = len(server.asked)
+    assert len(records.read(run.file(0, "scores.jsonl"), Score)) == asked
+    run.override("score", {"base_url": "http://127.0.0.1:9/v1", "concurrency": 1})
+    score.run(run, 0)
+    assert run.done("score", 0), "a server that moved to another port scores on"
 
 
 def test_old_predictions_from_the_command_line(tmp_path: Path) -> None:
@@ -366,3 +370,26 @@ def test_an_evaluation_without_training_has_its_pages_and_is_scored(make_run: Ca
         server.version = "scripted-2027"
         assert isrdpo("score", str(run.folder), "--iteration", "0", "model=other", "--redo").returncode == 0 and len(server.asked) == 2 * asked
         assert "Scored by scripted-2027" in page.read_text() and "scripted-2026" not in page.read_text()
+
+
+@pytest.mark.slow
+def test_a_study_of_videos_without_facts_is_compared_by_its_scorer(own_data: Callable, random_base: Path, tmp_path: Path) -> None:
+    talk = [{"from": "human", "value": "<video>\nWhat moves?"}, {"from": "gpt", "value": "A cube."}]
+    rows = [{"id": str(n), "video": f"{{{n % 3}}}", "caption": "A red cube falls.", "conversations": talk, "chosen": "A", "rejected": "B"} for n in range(6)]
+    folder, _ = own_data(rows)
+    (folder / "train.jsonl").write_text((folder / "train.jsonl").read_text().replace('"id": "', '"id": "t'))
+    study = tmp_path / "study.yaml"
+    study.write_text(f"preset: params/toybox.yaml\nrun: {tmp_path / 'out'}\nseeds: [0, 1]\nparallel: 1\narms:\n  isr: {{}}\n  self_reward: {{respond.context: none}}\n")
+    small = [
+        "iterations=1", "data.samples=0", "data.questions=0", "data.fixed_pairs=0", f"model.path={random_base}", "respond.max_new_tokens=8", "respond.context_max_new_tokens=8",
+        "evaluate.max_new_tokens=8", "train.epochs=1", "judge.keep_surest=1.0", "judge.orders=1", "max_bad_share=1.0", f"data={folder}",
+    ]  # fmt: skip
+    with serving(polite) as server:
+        made = isrdpo("study", str(study), *small, *ASKED, f"score.base_url={server.url}")
+        assert made.returncode == 0, made.stdout + made.stderr
+        asked = len(server.asked)
+        assert isrdpo("study", str(study), *small, *ASKED, f"score.base_url={server.url}").returncode == 0 and len(server.asked) == asked
+    found = pd.read_csv(tmp_path / "out/results.csv")
+    assert set(found["scorer"]) == {"scripted-2026-01-01"} and (found["accuracy"] == 1).all() and len(found) == 8
+    page = (tmp_path / "out/comparison.html").read_text()
+    assert "scripted-2026-01-01&#39;s word, not the facts" in page or "scripted-2026-01-01's word, not the facts" in page
