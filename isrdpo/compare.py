@@ -91,16 +91,20 @@ def questions(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def verdicts(runs: Sequence[Run]) -> pd.DataFrame:
-    """A row a decisive verdict: id, longer (None: equal length), truer, right (None: equally true, or not known), says (what the description says of
-    the asked fact: right, wrong, nothing), agree (None: one order)."""
+    """A row a judged pair: id, longer (None: no verdict, or equal length), truer, right (None: no verdict, equally true, or not known), says (what the
+    description says of the asked fact: right, wrong, nothing), agree (do both orders choose the same; None where not both were asked and read)."""
 
     def rows(run: Run, t: int) -> pd.DataFrame:
         table = report.judged(run, t)
         facts = {s.id: s.facts for s in records.read(run.file(t, "samples.jsonl"), records.Sample)}
-        table = table[table["choice"].notna()]
-        right = [None if c is None or c[0] == c[1] else float(c[choice]) for c, choice in zip(table["correct"], table["choice"], strict=True)]
+        table = table[table["calls"] > 0]
+        right = [
+            None if choice is None or c is None or c[0] == c[1] else float(c[choice]) for c, choice in zip(table["correct"], table["choice"], strict=True)
+        ]
         says = [_says(context, facts[i]) for context, i in zip(table["context"], table["id"], strict=True)]
-        return pd.DataFrame({"id": table["id"], "longer": table["longer"].astype(float), "truer": table["truer"], "right": right, "says": says}, index=table.index)
+        agree = [None if pair is None else float(pair[0] == pair[1]) for pair in report.by_order(table)]
+        return pd.DataFrame({"id": table["id"], "longer": table["longer"].astype(float), "truer": table["truer"], "right": right, "says": says, "agree": agree},
+                            index=table.index).astype({"right": float, "agree": float})  # fmt: skip
 
     return _each(runs, rows, 1, "judge")
 
@@ -221,6 +225,7 @@ def judge_split(table: pd.DataFrame) -> pd.DataFrame:
             "… where the shorter is truer": known[known["truer"] == "the shorter is truer"].rename(columns={"right": "x"}),
             "… where the description is right": known[known["says"] == "right"].rename(columns={"right": "x"}),
             "… where it is wrong": known[known["says"] == "wrong"].rename(columns={"right": "x"}),
+            "the two orders agree": part.dropna(subset=["agree"]).rename(columns={"agree": "x"}),
         }
         rows += [_share(name, arm, found) for name, found in measures.items() if len(found)]
     return pd.DataFrame(rows, columns=["measure", "what", "n", "share", "share_low", "share_high"])

@@ -122,16 +122,16 @@ def judge_shares(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
             "… where the longer is truer": list(pairs.loc[pairs["truer"] == "the longer is truer", "longer"]),
             "… where the shorter is truer": [not x for x in pairs.loc[pairs["truer"] == "the shorter is truer", "longer"]],
             "the first shown is chosen": [x for found in table["first"] for x in found],
-            "the two orders agree": [len(set(c)) == 1 for c in _choices(table)],
+            "the two orders agree": [pair[0] == pair[1] for pair in by_order(table) if pair is not None],
         }
         rows += [{"measure": name, "what": what, "n": len(values)} | metrics.share("share", values) for name, values in measures.items()]
     frame = pd.DataFrame(rows, columns=["measure", "what", "n", "share", "share_low", "share_high"])
     return frame[frame.groupby("measure")["n"].transform("max") > 0].reset_index(drop=True)
 
 
-def _choices(table: pd.DataFrame) -> list[list[int]]:
-    """The chosen response by order, of samples that were asked in both."""
-    return [[int(not x) if order else int(x) for order, x in enumerate(found)] for found in table["first"] if len(found) == 2]
+def by_order(table: pd.DataFrame) -> list[tuple[int, int] | None]:
+    """The response chosen in each order, a row of `judged` each; None where not both orders were asked and read."""
+    return [(int(not found[0]), int(found[1])) if len(found) == 2 else None for found in table["first"]]
 
 
 def contexts(run: Run, iteration: int) -> pd.DataFrame:

@@ -102,6 +102,22 @@ def test_tables_of_real_runs(make_run: Callable) -> None:
         assert show.svg(figure, "x", "y").startswith("<svg")
 
 
+def test_agreement_between_orders_counts_every_pair_that_was_asked_twice(make_run: Callable) -> None:
+    run = make_run("isr-0", "iterations=1")
+    for stage in (data, respond, judge):
+        stage.run(run, 1)
+    counts, table = records.read_json(run.marker("judge", 1))["counts"], compare.verdicts([run])
+    assert (table["agree"] == 0).sum() == counts["disagreement"] > 0 and table["agree"].notna().all()
+    assert table.loc[table["agree"] == 0, ["longer", "right"]].isna().all(axis=None), "what the orders do not agree on is no verdict"
+    row = compare.judge_split(table).set_index("measure").loc["the two orders agree"]
+    assert row["n"] == len(table) and row["share"] == pytest.approx(1 - counts["disagreement"] / len(table))
+    coin = make_run("random-0", "iterations=1", "judge.method=random")
+    for stage in (data, respond, judge):
+        stage.run(coin, 1)
+    table = compare.verdicts([coin])
+    assert table["agree"].isna().all() and "the two orders agree" not in set(compare.judge_split(table)["measure"])
+
+
 def test_no_run_is_said(tmp_path: Path) -> None:
     with pytest.raises(folders.RunError, match="no run here; give folders of runs"):
         compare.opened(str(tmp_path))
