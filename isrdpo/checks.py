@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from isrdpo import prompts, records, scorers
-from isrdpo.folders import resolve
+from isrdpo import prompts, records, scorers, train
+from isrdpo.folders import RunError, resolve
 from isrdpo.params import Params
 from isrdpo.records import Sample
 
@@ -49,6 +49,11 @@ def _data(params: Params) -> tuple[list[str], list[str]]:
         bad |= {"broken video": broken} if broken else {}
     lines += [f"bad: {len(details)} {cause}; first: {details[0]}" for cause, details in bad.items()]
     problems = [f"{name}: none" for name, count in found.counts.items() if count == 0]
+    if found.train:
+        try:
+            data.taken_in(params, 1, len(found.train))
+        except RunError as error:
+            problems.append(str(error))
     missed = sum(map(len, bad.values()))
     if missed > params.max_bad_share * total:
         problems.append(f"{missed} of {total} rows are bad, above max_bad_share={params.max_bad_share}; mend them, or raise max_bad_share")
@@ -161,8 +166,7 @@ def space(params: Params, weights: int) -> tuple[int, str]:
     """(bytes a run takes on disk, of what): kept policies, one being written, a trainer checkpoint while training."""
     if not params.iterations:
         return 0, "nothing is trained"
-    keep = params.keep_policies
-    kept = params.iterations if keep == "all" else 2 if keep == "last" else min(int(keep) + 1, params.iterations)
+    kept = min(train.kept(params) + 1, params.iterations)
     checkpoint = weights * OPTIMIZER if params.train.method == "full" else weights // 10
     return kept * weights + weights + 2 * checkpoint, f"{kept} policies and trainer checkpoints"
 

@@ -1,7 +1,7 @@
 """Stage 1, data: python -m isrdpo.data --run outputs/toybox --iteration 1
 
 Dataset files -> validated samples.jsonl. Iteration 0 holds the evaluation questions (and the fixed pairs); every iteration t >= 1 has
-the same videos and questions by default, so that c_{t-1} exists; what is new each time is the draws.
+the same videos and questions by default, so that c_{t-1} exists; what is new each time is the draws. With `data.reuse: false` each has its own.
 """
 
 import random
@@ -77,7 +77,8 @@ def toybox(run: Run, iteration: int) -> list[records.Sample]:
 
     data = run.params.data
     split, count = ("evaluate", data.questions or 256) if iteration == 0 else ("loop", data.samples or 384)
-    return world.samples(split, count, run.params.seed, difficulty(run.params), run.video_root())
+    start = 0 if iteration == 0 or data.reuse else (iteration - 1) * count
+    return world.samples(split, count, run.params.seed, difficulty(run.params), run.video_root(), start)
 
 
 def fixed_pairs(run: Run) -> list[records.FixedPair]:
@@ -94,17 +95,30 @@ def from_folder(run: Run, stage: Stage) -> list[records.Sample]:
     for source in sources(run.params, stage.t):
         found = list(read_rows(source, root))
         rows, bad = [row for row in found if isinstance(row, records.Sample)], [row for row in found if isinstance(row, BadRow)]
-        wanted = data.questions if stage.t == 0 else data.samples
         if source.benchmark:
-            rows = benchmarks.some(rows, wanted, run.params.seed)
-        elif wanted and wanted < len(rows):
-            order = sorted(random.Random(f"{run.params.seed}-subset").sample(range(len(rows)), wanted))
-            rows = [rows[i] for i in order]
+            rows = benchmarks.some(rows, data.questions, run.params.seed)
+        else:
+            rows = [rows[i] for i in taken_in(run.params, stage.t, len(rows))]
         taken += rows
         stage.total += len(rows) + len(bad)
         for row in bad:
             stage.bad(row.id, row.cause, row.detail)
     return readable(taken, root, stage)
+
+
+def taken_in(params: Params, t: int, count: int) -> list[int]:
+    """Which of `count` rows iteration t takes, in their order: all, so many drawn by the seed, or (data.reuse: false) its own part of them, which no other
+    iteration takes. Raises RunError where there are too few for that."""
+    data = params.data
+    if t and not data.reuse:
+        size, order = data.samples or count // params.iterations, list(range(count))
+        if size == 0 or size * params.iterations > count:
+            each = f"data.samples={data.samples} in each of " if data.samples else "one question in each of "
+            raise RunError(f"data.reuse=false: {each}{params.iterations} iterations is more than the {count} rows there are; lower them, or set data.reuse=true")
+        random.Random(f"{params.seed}-parts").shuffle(order)
+        return sorted(order[(t - 1) * size : t * size])
+    wanted = data.samples if t else data.questions
+    return sorted(random.Random(f"{params.seed}-subset").sample(range(count), wanted)) if 0 < wanted < count else list(range(count))
 
 
 def sources(params: Params, t: int) -> list[Source]:

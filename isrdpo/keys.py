@@ -34,7 +34,12 @@ GIVEN = {  # all that matters where the pairs are the data set's own; what `trai
 LEFT_OUT = {
     "data.source", "respond.batch_size", "judge.batch_size", "evaluate.batch_size", "train.gradient_checkpointing", "train.save_steps", "train.report_to",
 }  # fmt: skip
-TRAINING_DATA, HELD_OUT_DATA = {"data.train", "data.samples"}, {"data.test", "data.benchmark", "data.questions", "data.fixed_pairs"}
+TRAINING_DATA, HELD_OUT_DATA = {"data.train", "data.samples", "data.reuse"}, {"data.test", "data.benchmark", "data.questions", "data.fixed_pairs"}
+
+
+def looks_back(params: Params, t: int) -> bool:
+    """Whether the descriptions of iteration t look back at those of t - 1."""
+    return t > 1 and params.respond.context == "retrospective" and params.judge.method != "given"
 
 
 def upstream(params: Params, stage: str, t: int) -> list[tuple[str, int]]:
@@ -44,8 +49,9 @@ def upstream(params: Params, stage: str, t: int) -> list[tuple[str, int]]:
     if stage == "evaluate":
         return [("data", 0)] + ([("train", t)] if t else [])
     if stage == "respond":
-        looks_back = t > 1 and params.respond.context == "retrospective" and params.judge.method != "given"
-        return [("data", t)] + ([("train", t - 1)] if t > 1 else []) + ([("respond", t - 1)] if looks_back else [])
+        back = looks_back(params, t)
+        before = [("train", t - 2)] if back and not params.data.reuse and t > 2 else []  # the policy that describes new videos for it to look back at
+        return [("data", t)] + ([("train", t - 1)] if t > 1 else []) + before + ([("respond", t - 1)] if back else [])
     return [({"judge": "respond", "score": "evaluate"}.get(stage, "judge"), t)]  # train and look read the judge's
 
 
@@ -68,6 +74,8 @@ def depends(params: Params, stage: str, t: int | None = None) -> dict[str, Any]:
         away = {name for name in flat if name.startswith("toybox.")} if params.data.path != "toybox" else set()
         away |= set() if t is None else TRAINING_DATA if t == 0 else HELD_OUT_DATA
         flat = {name: value for name, value in flat.items() if name not in away}
+        if t and not params.data.reuse and not params.data.samples:
+            flat["iterations"] = params.iterations  # the data are cut into so many parts
     if flat.get("judge.method") in ("truth", "random", "given") and stage == "evaluate":
         flat["judge.method"] = "score"  # the policy's own verdicts are what is evaluated, whoever judges the loop
     return flat

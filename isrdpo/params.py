@@ -45,6 +45,7 @@ class Data:
     benchmark: Literal["none", "videohallucer", "eventhallusion", "vidhalluc"]
     videos: str
     samples: int
+    reuse: bool
     questions: int
     fixed_pairs: int
 

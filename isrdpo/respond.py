@@ -1,12 +1,15 @@
 """Stage 2, respond and look back: python -m isrdpo.respond --run outputs/toybox --iteration 1
 
 samples.jsonl -> contexts.jsonl (c_t, one a video) and responses.jsonl (y1, y2). c_t ~ pi_t(V, c_{t-1}): the description that the
-previous iteration wrote is read from its file (paper section 3, self-retrospection); at t = 1 there is none.
+previous iteration wrote is read from its file (paper section 3, self-retrospection); at t = 1 there is none. Where iterations have videos of their own
+(data.reuse: false), pi_{t-1} describes the new ones first -> previous_contexts.jsonl.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isrdpo import prompts, records, video
+from isrdpo.keys import looks_back
 from isrdpo.runs import Run, RunError, Stage, draw_seed, progress, stage_main
 
 if TYPE_CHECKING:
@@ -38,14 +41,14 @@ def idle(stage: Stage) -> None:
 
 
 def looked_back(run: Run, iteration: int, samples: list[records.Sample]) -> dict[str, str]:
-    """c_{t-1} by video. Empty at t = 1 and where the context is not retrospective; a video that lacks it is an error, never
-    silently described afresh."""
-    if iteration == 1 or run.params.respond.context != "retrospective":
+    """c_{t-1} by video, as far as iteration t - 1 wrote it. Empty at t = 1 and where the context is not retrospective; a video that lacks it is an error
+    where iterations share their videos, never silently described afresh."""
+    if not looks_back(run.params, iteration):
         return {}
     path = run.file(iteration - 1, "contexts.jsonl")
     known = {row["video"]: row["context"] for row in records.read(path, dict)} if path.exists() else {}
     missing = [s.id for s in samples if s.video not in known]
-    if missing:
+    if missing and run.params.data.reuse:
         named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise RunError(
             f"{path}: {len(missing)} of {len(samples)} samples have no description of iteration {iteration - 1} to look back at ({named}); "
@@ -65,6 +68,7 @@ def write(
         return
     from isrdpo import vlmm
 
+    previous = previous | described_before(stage, run, samples, previous)
     model, root = vlmm.open_model(run.params, run.policy(stage.t)), run.video_root()
     known = {row["video"]: row["context"] for row in contexts.rows()}
     for number in progress(range(begin, len(batches)), len(batches) - begin, f"iteration {stage.t}: respond"):
@@ -79,17 +83,44 @@ def write(
             responses.append(respond(stage, model, batch, features, known, previous))
 
 
+def described_before(stage: Stage, run: Run, samples: list[records.Sample], previous: dict[str, str]) -> dict[str, str]:
+    """c_{t-1} of the videos that iteration t - 1 had not, by pi_{t-1}: a plain description, drawn as it would have drawn it then."""
+    names = [name for name in dict.fromkeys(s.video for s in samples) if name not in previous] if looks_back(run.params, stage.t) else []
+    if not names:
+        return {}
+    size = stage.params.respond.batch_size
+    log, batches = stage.log("previous_contexts.jsonl", dict, size), [names[at : at + size] for at in range(0, len(names), size)]
+    if log.done < len(batches):
+        from isrdpo import vlmm
+
+        path = run.policy(stage.t - 1)
+        if stage.t > 2 and not Path(path).is_dir():
+            raise RunError(f"{path}: the policy that is to describe the new videos is gone; run the train stage of iteration {stage.t - 2} again")
+        model, root = vlmm.open_model(run.params, path), run.video_root()
+        for batch in progress(batches[log.done :], len(batches) - log.done, f"iteration {stage.t}: describe new videos as before"):
+            features = model.encode([video.resolve(root, name) for name in batch])
+            texts = described(stage, model, features, [stage.params.prompts.context] * len(batch), batch, stage.t - 1)
+            log.append([{"video": name, "context": text} for name, text in zip(batch, texts, strict=True)])
+    return {row["video"]: row["context"] for row in log.rows()}
+
+
+def described(stage: Stage, model: "VideoModel", videos: "list[Video]", requests: list[str], names: list[str], t: int) -> list[str]:
+    """A description of each video, under the draws of iteration t."""
+    settings = stage.params.respond
+    return model.generate(
+        videos, requests, max_new_tokens=settings.context_max_new_tokens,
+        temperature=settings.context_temperature, top_p=settings.top_p, top_k=settings.top_k,
+        seeds=[draw_seed(stage.params.seed, t, name, "context") for name in names],
+    )  # fmt: skip
+
+
 def describe(stage: Stage, model: "VideoModel", features: "dict[str, Video]", previous: dict[str, str]) -> list[dict]:
     """c_t of each video (`features` by name), as rows; none with `context: none`."""
-    settings, templates, names = stage.params.respond, stage.params.prompts, list(features)
-    if settings.context == "none":
+    templates, names = stage.params.prompts, list(features)
+    if stage.params.respond.context == "none":
         return []
     asked = [templates.context if n not in previous else prompts.retrospection_request(templates.retrospection, previous[n]) for n in names]
-    texts = model.generate(
-        list(features.values()), asked, max_new_tokens=settings.context_max_new_tokens,
-        temperature=settings.context_temperature, top_p=settings.top_p, top_k=settings.top_k,
-        seeds=[draw_seed(stage.params.seed, stage.t, n, "context") for n in names],
-    )  # fmt: skip
+    texts = described(stage, model, list(features.values()), asked, names, stage.t)
     return [{"video": n, "context": text, "previous_context": previous.get(n)} for n, text in zip(names, texts, strict=True)]
 
 

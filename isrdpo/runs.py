@@ -26,7 +26,7 @@ __all__ = [
 T = TypeVar("T")
 FILES = {  # what a stage writes into iter_NN: removed before it starts under another key
     "data": ("samples.jsonl", "fixed_pairs.jsonl"),
-    "respond": ("contexts.jsonl", "responses.jsonl"),
+    "respond": ("previous_contexts.jsonl", "contexts.jsonl", "responses.jsonl"),
     "judge": ("judgments.jsonl", "preferences.jsonl"),
     "look": ("judgments_no_context.jsonl", "looks.jsonl"),
     "train": ("train.csv", "policy", "checkpoints"),

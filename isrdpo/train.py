@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isrdpo import records, video
+from isrdpo.keys import looks_back
+from isrdpo.params import Params
 from isrdpo.runs import Run, RunError, Stage, draw_seed, stage_main
 
 if TYPE_CHECKING:
@@ -120,14 +122,18 @@ def save_policy(model: Any, processor: Any, folder: Path) -> None:
     os.replace(partial, folder)
 
 
+def kept(params: Params) -> int:
+    """How many of the newest policies stay on disk. One more than the last where iterations have videos of their own: it is to describe them."""
+    wanted = {"all": params.iterations, "last": 1}.get(params.keep_policies, params.keep_policies)
+    return max(wanted, 2 if looks_back(params, 2) and not params.data.reuse else 1)
+
+
 def prune(run: Run, iteration: int) -> None:
     """Drops older policies as `keep_policies` says, once train(iteration) is done. Its own policy always stays, and
     so does one whose evaluation has not run yet."""
-    keep = run.params.keep_policies
-    if keep == "all" or not run.done("train", iteration):
+    if not run.done("train", iteration):
         return
-    newest_dropped = iteration - (1 if keep == "last" else max(1, int(keep)))
-    for older in range(1, newest_dropped + 1):
+    for older in range(1, iteration - kept(run.params) + 1):
         if run.done("evaluate", older):
             shutil.rmtree(run.iteration(older) / "policy", ignore_errors=True)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from isrdpo import data, params, records, runs, spellings
+from isrdpo import checks, data, params, records, runs, spellings
 
 PRESET = Path(__file__).parent.parent / "params" / "toybox.yaml"
 TURNS = [{"from": "human", "value": "<video>\nWhat moves?"}, {"from": "gpt", "value": "A circle."}]
@@ -106,6 +106,28 @@ def test_a_subset_is_the_same_every_iteration_and_iteration_zero_is_the_test_set
     first, second = found(run, 1)[0], found(run, 2)[0]
     assert first == second and len(first) == 5 and [s.id for s in first] == sorted((s.id for s in first), key=int)
     assert len(found(run, 0)[0]) == 4 and records.read(run.file(0, "fixed_pairs.jsonl"), records.FixedPair) == []
+
+
+def test_without_reuse_every_iteration_has_questions_of_its_own(own_data: Callable, tmp_path: Path) -> None:
+    folder, _ = own_data([{"id": f"{n}", "video": f"{{{n % 3}}}", "prompt": f"What is {n}?"} for n in range(13)])
+    for samples, size in ((0, 4), (3, 3)):
+        run = opened(folder, tmp_path / f"{samples}", "data.reuse=false", f"data.samples={samples}", "iterations=3")
+        parts = [{s.id for s in found(run, t)[0]} for t in (1, 2, 3)]
+        assert [len(part) for part in parts] == [size] * 3 and len(set.union(*parts)) == 3 * size
+    few = opened(folder, tmp_path / "few", "data.reuse=false", "data.samples=5", "iterations=3")
+    says = "data.reuse=false: data.samples=5 in each of 3 iterations is more than the 13 rows there are; lower them, or set data.reuse=true"
+    with pytest.raises(runs.RunError, match=re.escape(says)):
+        data.run(few, 1)
+    assert says in checks.inspect(few.params)[1]
+
+
+def test_toybox_has_new_clips_without_reuse(tmp_path: Path) -> None:
+    runs_of = [runs.Run.create(params.load(PRESET, [f"run={tmp_path / name}", "data.samples=5", "data.questions=3", *more])) for name, more in (("same", []), ("new", ["data.reuse=false"]))]
+    for run in runs_of:
+        for t in (1, 2):
+            data.run(run, t)
+    same, new = ([records.read(run.file(t, "samples.jsonl"), records.Sample) for t in (1, 2)] for run in runs_of)
+    assert same[0] == same[1] == new[0] and not {s.video for s in new[1]} & {s.video for s in new[0]} and not {s.id for s in new[1]} & {s.id for s in new[0]}
 
 
 def test_toybox_keeps_its_videos_and_holds_its_evaluation_out(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from isrdpo import data, judge, records, respond, runs, train
+from isrdpo import data, evaluate, judge, records, respond, runs, train, vlmm
 
 FILES = ("contexts.jsonl", "responses.jsonl")
 
@@ -107,3 +107,28 @@ def test_empty_responses_and_contexts_are_bad_samples(make_run: Callable, tmp_pa
     assert records.read(run.file(1, "bad_respond.jsonl"), dict) == [
         {"id": "mute", "cause": "empty response", "detail": ""}, {"id": "blind", "cause": "empty context", "detail": ""},
     ]  # fmt: skip
+
+
+def test_new_videos_are_described_first_by_the_policy_before(make_run: Callable, kill_at: Callable) -> None:
+    """data.reuse=false: c_{t-1} of videos that iteration t - 1 had not is what pi_{t-1} says of them, and pi_t looks back at it."""
+    run, broken = (make_run(name, "data.reuse=false", "data.samples=6", "iterations=3", "keep_policies=last", "respond.batch_size=2") for name in ("parts", "broken"))
+    for t in (1, 2, 3):
+        for stage in (data, respond, judge, train, evaluate):
+            stage.run(run, t)
+    assert [run.file(t, "policy").is_dir() for t in (1, 2, 3)] == [False, True, True], "the one that was needed in iteration 3 was kept until then"
+    videos = [[s.video for s in records.read(run.file(t, "samples.jsonl"), records.Sample)] for t in (1, 2, 3)]
+    assert all(len(part) == 6 for part in videos) and len({name for part in videos for name in part}) == 18
+    assert not run.file(1, "previous_contexts.jsonl").exists()
+    before = {row["video"]: row["context"] for row in records.read(run.file(2, "previous_contexts.jsonl"), dict)}
+    assert list(before) == videos[1]
+    assert {row["video"]: row["previous_context"] for row in records.read(run.file(2, "contexts.jsonl"), dict)} == before
+    base = vlmm.open_model(run.params, run.policy(1))
+    said = base.generate(base.encode([run.video_root() / name for name in videos[1]]), [run.params.prompts.context] * 6, max_new_tokens=8)
+    assert list(before.values()) == said
+    for stage in (data, respond, judge, train, evaluate):
+        stage.run(broken, 1)
+    data.run(broken, 2)
+    kill_at(broken, "respond", 2, "previous_contexts.jsonl", 1)
+    respond.run(broken, 2)
+    for name in ("previous_contexts.jsonl", *FILES):
+        assert run.file(2, name).read_bytes() == broken.file(2, name).read_bytes(), name

@@ -126,6 +126,9 @@ def test_upstream() -> None:
     assert keys.upstream(plain, "respond", 1) == [("data", 1)]
     assert keys.upstream(plain, "respond", 2) == [("data", 2), ("train", 1), ("respond", 1)]
     assert keys.upstream(plain.override("respond", {"context": "fresh"}), "respond", 2) == [("data", 2), ("train", 1)]
+    parts = plain.override("data", {"reuse": False})
+    assert keys.upstream(parts, "respond", 2) == keys.upstream(plain, "respond", 2) and ("train", 1) in keys.upstream(parts, "respond", 3)
+    assert ("train", 1) not in keys.upstream(plain, "respond", 3)
     assert keys.upstream(plain, "evaluate", 0) == [("data", 0)] and keys.upstream(plain, "evaluate", 2) == [("data", 0), ("train", 2)]
 
 

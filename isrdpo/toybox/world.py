@@ -13,6 +13,7 @@ import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -151,14 +152,13 @@ def write_clips(scenes: list[dict], seed: int, difficulty: Difficulty, folder: P
     return names
 
 
-def samples(split: str, count: int, seed: int, difficulty: Difficulty, folder: Path) -> list[Sample]:
-    """`count` questions of a split ("loop", "evaluate" or "base"), each about a clip of its own, with the scene's facts."""
+def samples(split: str, count: int, seed: int, difficulty: Difficulty, folder: Path, start: int = 0) -> list[Sample]:
+    """`count` questions of a split ("loop", "evaluate" or "base") from number `start` on, each about a clip of its own, with the scene's facts."""
     source, rng = scenes(split, seed, difficulty), random.Random(f"questions-{split}-{seed}")
-    chosen = [next(source) for _ in range(count)]
-    names = write_clips(chosen, seed, difficulty, folder)
+    chosen = [(facts, language.ask(facts, rng)) for facts in islice(source, start + count)][start:]
+    names = write_clips([facts for facts, _ in chosen], seed, difficulty, folder)
     rows = []
-    for number, (facts, name) in enumerate(zip(chosen, names, strict=True)):
-        asked = language.ask(facts, rng)
+    for number, ((facts, asked), name) in enumerate(zip(chosen, names, strict=True), start):
         reference = language.statement(facts, asked)
         rows.append(Sample(
             id=f"{split}-{seed}-{number:05d}", video=name, question=language.question(facts, asked), answer=reference,
