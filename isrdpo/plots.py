@@ -22,6 +22,9 @@ COLORS = {
     "reference answers": GREEN, "answers": GREEN, "repaired": BLUE, "broken": ORANGE,
 }  # fmt: skip
 MARKERS = "osD^vPX"
+ARMS = {  # in the order in which they are listed: color, and what tells an arm from the others
+    "isr": (BLUE, "looks back"), "fresh": (SKY, "describes anew"), "self_reward": (ORANGE, "no description"), "oracle": (GREEN, "perfect verdicts"), "random": (GRAY, "a coin"),
+}  # fmt: skip
 CURVES = {  # the four panels of the index: (columns of summary.csv with their legend, y axis, reference line, upper limit), and what they show
     "accuracy": (({"accuracy": ""}, "accuracy (share of answers)", None, 1.0), "Answers whose main claim is stated and true."),
     "hallucination": (({"hallucination": "a claim", "false_claims": "an answer"}, "false claims", None, None), "False claims: of all claims made, and an answer."),
@@ -87,35 +90,38 @@ def arms(rows: pd.DataFrame, name: str, label: str, top: float | None = None) ->
 
 
 def study(panels: Sequence[tuple[pd.DataFrame, str, str]]) -> Figure:
-    """Several `arms` side by side under one legend; panels: (rows, name, label)."""
+    """Several `arms` side by side under one legend, which says what they are; panels: (rows, name, label)."""
     made = Figure(figsize=(3.4 * len(panels), 3.0), layout="constrained")
     axes = np.atleast_1d(made.subplots(1, len(panels)))
     for axis, (rows, name, label) in zip(axes, panels, strict=True):
         _arms(_plain(axis), rows, name, label, None)
-    made.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside upper center", ncols=8)
+    handles, names = axes[0].get_legend_handles_labels()
+    told = [f"{name} ({ARMS[name][1]})" if name in ARMS else name for name in names]
+    made.legend(handles, told, frameon=False, loc="outside upper center", ncols=8)
     return made
 
 
 def _arms(axis: Axes, rows: pd.DataFrame, name: str, label: str, top: float | None) -> None:
-    found = list(dict.fromkeys(rows["arm"]))
+    found = sorted(dict.fromkeys(rows["arm"]), key=lambda arm: (*ARMS, arm).index(arm))
     for number, arm in enumerate(found):
         part = rows[rows["arm"] == arm].sort_values("iteration")
         at = part["iteration"] + 0.06 * (number - (len(found) - 1) / 2)
         color, style = arm_style(arm)
         known = part[f"{name}_low"].notna()
-        axis.plot(at, part[name].astype(float), color=color, linestyle=style, marker=MARKERS[number % len(MARKERS)], markersize=4, label=arm)
+        axis.plot(at, part[name].astype(float), color=color, linestyle=style, marker=MARKERS[number % len(MARKERS)], markersize=4, label=arm, zorder=4 - number / 10)
         axis.errorbar(at[known], part.loc[known, name].astype(float), yerr=_interval(part[known], name), color=color, linestyle="", capsize=2, linewidth=1)
     axis.set(xlabel="iteration", ylabel=label)
-    axis.set_ylim(0, top and 1.04 * top)
+    ends = rows[[name, f"{name}_low", f"{name}_high"]].astype(float)
+    if len(rows) == 0 or ends.min(axis=None) < ends.max(axis=None) / 2:  # else zero is far below, and what there is to see would be flat
+        axis.set_ylim(0, top and 1.04 * top)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def arm_style(arm: str) -> tuple[str, str]:
     """(color, line style) of an arm: a color each for the five, a style each for their length controls."""
-    known = {"isr": BLUE, "fresh": SKY, "self_reward": ORANGE, "random": GRAY, "oracle": GREEN}
-    base = next((name for name in sorted(known, key=len, reverse=True) if arm == name or arm.startswith(f"{name}_")), "")
+    base = next((name for name in sorted(ARMS, key=len, reverse=True) if arm == name or arm.startswith(f"{name}_")), "")
     styles = {"": "-", "_ld": "--", "_norm": "-.", "_rdpo": ":", "_balanced": (0, (5, 1, 1, 1, 1, 1))}
-    return known.get(base, PINK), styles.get(arm.removeprefix(base), "-")
+    return ARMS[base][0] if base else PINK, styles.get(arm.removeprefix(base), "-")
 
 
 def differences(rows: pd.DataFrame, measure: str) -> Figure:
