@@ -20,6 +20,9 @@ from isrdpo.params import Params
 from isrdpo.runs import Run
 
 KEYS = ["arm", "seed", "iteration"]
+COLUMNS = ["arm", "iteration", "seeds", "questions", "measure", "value", "value_low", "value_high", "baseline", "baseline_value", "difference", "difference_low",
+           "difference_high"]  # fmt: skip
+CONTROLS = ("ld", "norm", "rdpo", "balanced")  # of length, as they end an arm's name
 DRAWS = 2000
 MEASURES = {  # of answers: (above, below) whose sums are divided; None: a mean
     "accuracy": ("correct", None), "hallucination": ("false", "claims"), "false_claims": ("false", None), "response_words": ("words", None),
@@ -48,8 +51,8 @@ def arm_of(run: Run) -> str:
 def arm_by(params: Params) -> str:
     judge, train = params.judge, params.train
     arm = {"truth": "oracle", "random": "random", "given": "given"}.get(judge.method, {"retrospective": "isr", "fresh": "fresh", "none": "self_reward"}[params.respond.context])
-    controls = {"ld": train.ld_alpha is not None, "norm": train.loss_type == "sigmoid_norm", "rdpo": bool(train.length_alpha), "balanced": judge.balance_lengths}
-    return "_".join([arm, *(name for name, on in controls.items() if on)])
+    switched = (train.ld_alpha is not None, train.loss_type == "sigmoid_norm", bool(train.length_alpha), judge.balance_lengths)
+    return "_".join([arm, *(name for name, on in zip(CONTROLS, switched, strict=True) if on)])
 
 
 def _each(runs: Sequence[Run], table: Callable[[Run, int], pd.DataFrame], first: int, stage: str) -> pd.DataFrame:
@@ -171,27 +174,45 @@ def nested(groups: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, floa
     return value, float(np.percentile(means, 2.5)), float(np.percentile(means, 97.5))
 
 
-def differences(table: pd.DataFrame, baseline: str, iteration: int | None = None) -> pd.DataFrame:
-    """Final answers of each arm, and how far they are from `baseline`'s on the same questions of the same seeds: arm, iteration, seeds, questions,
-    measure, value and difference with nested-bootstrap intervals. `table`: of `questions`; `iteration`: the last that all arms have."""
-    last = table.groupby("arm")["iteration"].max().min() if iteration is None else iteration
-    final, rows = table[table["iteration"] == last], []
-    base = final[final["arm"] == baseline]
-    for arm, part in final.groupby("arm", sort=False):
+def differences(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Final answers of each arm, and how far they are from `baseline`'s on the same questions of the same seeds, a row an arm and measure (COLUMNS), with
+    nested-bootstrap intervals. `table`: of `questions`. An arm's final answers are those of the last iteration that the baseline has, too;
+    `baseline_value`: the baseline's there, on the questions that both were asked."""
+    rows, base = [], table[table["arm"] == baseline]
+    for arm, part in table.groupby("arm", sort=False):
+        common = set(part["iteration"]) & set(base["iteration"]) or set(part["iteration"])
+        last = part[part["iteration"] == max(common)]
         for measure, (above, below) in MEASURES.items():
-            known = part.dropna(subset=[above])
+            known = last.dropna(subset=[above])
             if known.empty:
                 continue
             value = nested([_sums(seed, above, below) for _, seed in known.groupby("seed")])
-            row = {"arm": arm, "iteration": last, "seeds": known["seed"].nunique(), "questions": len(known), "measure": measure,
-                   "value": value[0], "value_low": value[1], "value_high": value[2]}  # fmt: skip
-            both = known.merge(base, on=["seed", "id"], suffixes=("", "_base"))
+            row = {"arm": arm, "iteration": max(common), "seeds": known["seed"].nunique(), "questions": len(known), "measure": measure,
+                   "value": value[0], "value_low": value[1], "value_high": value[2], "baseline": baseline}  # fmt: skip
+            both = known.merge(base, on=["seed", "iteration", "id"], suffixes=("", "_base")).dropna(subset=[f"{above}_base"])
             if arm != baseline and len(both):
-                found = _paired([seed for _, seed in both.groupby("seed")], above, below)
-                row |= {"difference": found[0], "difference_low": found[1], "difference_high": found[2]}
+                seeds = [seed for _, seed in both.groupby("seed")]
+                found = _paired(seeds, above, below)
+                there = nested([_sums(seed, above, below, "_base") for seed in seeds])[0]
+                row |= {"baseline_value": there, "difference": found[0], "difference_low": found[1], "difference_high": found[2]}
             rows.append(row)
-    return pd.DataFrame(rows, columns=["arm", "iteration", "seeds", "questions", "measure", "value", "value_low", "value_high", "difference",
-                                       "difference_low", "difference_high"])  # fmt: skip
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def controls(table: pd.DataFrame) -> pd.DataFrame:
+    """Each length control against the same arm without it, as `differences`; empty where there is none."""
+    rows = []
+    for arm in dict.fromkeys(table["arm"]):
+        without = uncontrolled(arm)
+        if without != arm and without in set(table["arm"]):
+            found = differences(table[table["arm"].isin([arm, without])], without)
+            rows.append(found[found["arm"] == arm])
+    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=COLUMNS)
+
+
+def uncontrolled(arm: str) -> str:
+    """An arm's name without its length controls."""
+    return re.sub(rf"(_({'|'.join(CONTROLS)}))+$", "", arm)
 
 
 def _sums(part: pd.DataFrame, above: str, below: str | None, suffix: str = "") -> tuple[np.ndarray, np.ndarray]:
@@ -277,16 +298,17 @@ def same_questions(table: pd.DataFrame) -> bool:
 def outcome(table: pd.DataFrame, baseline: str, other: str) -> str:
     """What `differences` says of two arms, in a sentence."""
     rows = table[table["arm"] == other].set_index("measure")
-    mine = table[table["arm"] == baseline].set_index("measure")
-    if rows.empty or mine.empty:
+    if other == baseline or rows.empty or not set(table["arm"]) >= {baseline}:
         return f"{baseline} and {other} are not both here."
+    if rows["difference"].isna().all():
+        return f"{baseline} and {other} were not asked the same questions."
     told = []
     for measure, words in (("accuracy", "accuracy"), ("hallucination", "false claims among all"), ("response_words", "words an answer")):
-        if measure in rows.index:
+        if measure in rows.index and pd.notna(rows.loc[measure, "difference"]):
             row = rows.loc[measure]
             sure = "" if row["difference_low"] > 0 or row["difference_high"] < 0 else ", which is not distinguishable from none"
             digits = 1 if measure == "response_words" else 3
-            told.append(f"{words} {mine.loc[measure, 'value']:.{digits}f} against {row['value']:.{digits}f} (difference {-row['difference']:+.{digits}f} "
+            told.append(f"{words} {row['baseline_value']:.{digits}f} against {row['value']:.{digits}f} (difference {-row['difference']:+.{digits}f} "
                         f"[{-row['difference_high']:+.{digits}f}, {-row['difference_low']:+.{digits}f}]{sure})")  # fmt: skip
     seeds = int(rows["seeds"].max())
     return f"{baseline} against {other} after {int(rows['iteration'].iloc[0])} iterations, {seeds} seed{'s' * (seeds > 1)}: {'; '.join(told)}."
@@ -314,7 +336,7 @@ def main() -> None:
     from isrdpo import plots
 
     table = pd.read_csv(sys.argv[1])
-    table = table[~table["arm"].str.contains("_ld|_norm|_rdpo|_balanced")]
+    table = table[table["arm"].map(uncontrolled) == table["arm"]]
     plots.study([(curves(table, name), name, label) for name, label in FIGURE.items()]).savefig(sys.argv[2], dpi=130, metadata={"Software": None})
 
 

@@ -61,10 +61,22 @@ def test_a_difference_is_paired_and_has_its_sign() -> None:
     assert "not distinguishable" in compare.outcome(found.reset_index(), "isr", "same")
 
 
-def test_arms_are_compared_at_their_last_common_iteration() -> None:
-    right = np.ones(10, bool)
-    table = pd.concat([rows("isr", 0, right, iteration=t) for t in (0, 1, 2)] + [rows("other", 0, ~right, iteration=t) for t in (0, 1)])
-    assert set(compare.differences(table, "isr")["iteration"]) == {1}
+def test_each_arm_is_compared_at_the_last_iteration_that_the_baseline_has_too() -> None:
+    """A study's length controls run for fewer iterations and seeds; they must not shorten the comparison of the others."""
+    right, few = np.ones(10, bool), np.arange(10) < 4
+    table = pd.concat([rows("isr", s, right if t < 3 else few, iteration=t) for t in range(4) for s in (0, 1)] + [rows("other", s, ~right, iteration=t) for t in range(4) for s in (0, 1)]
+                      + [rows("isr_rdpo", 0, ~few, iteration=t) for t in range(3)] + [rows("other_ld", 0, few, iteration=t) for t in range(3)])  # fmt: skip
+    found = compare.differences(table, "isr").set_index(["arm", "measure"])
+    assert found["iteration"].groupby("arm").first().to_dict() == {"isr": 3, "other": 3, "isr_rdpo": 2, "other_ld": 2}
+    short = found.loc[("isr_rdpo", "accuracy")]
+    assert (short["value"], short["baseline_value"], short["difference"], short["seeds"]) == pytest.approx((0.6, 1.0, -0.4, 1))
+    assert found.loc[("other", "accuracy"), "baseline_value"] == pytest.approx(0.4)
+    assert "accuracy 1.000 against 0.600 (difference +0.400" in compare.outcome(found.reset_index(), "isr", "isr_rdpo")
+    held = compare.controls(table).set_index(["arm", "measure"])
+    assert set(held.index.get_level_values("arm")) == {"isr_rdpo", "other_ld"} and set(held["baseline"]) == {"isr", "other"}
+    assert held.loc[("other_ld", "accuracy"), "difference"] == pytest.approx(0.4) and compare.controls(table[table["arm"] == "isr_rdpo"]).empty
+    elsewhere = compare.differences(pd.concat([rows("isr", 0, right), rows("other", 1, right)]), "isr")
+    assert "were not asked the same questions" in compare.outcome(elsewhere, "isr", "other")
 
 
 def test_where_truth_is_not_known_words_remain() -> None:
