@@ -23,6 +23,7 @@ KEYS = ["arm", "seed", "iteration"]
 COLUMNS = ["arm", "iteration", "seeds", "questions", "measure", "value", "value_low", "value_high", "baseline", "baseline_value", "difference", "difference_low",
            "difference_high"]  # fmt: skip
 CONTROLS = ("ld", "norm", "rdpo", "balanced")  # of length, as they end an arm's name
+ARMS = ("isr", "fresh", "self_reward", "oracle", "random", "given")  # in the order in which they are shown
 DRAWS = 2000
 MEASURES = {  # of answers: (above, below) whose sums are divided; None: a mean
     "accuracy": ("correct", None), "hallucination": ("false", "claims"), "false_claims": ("false", None), "response_words": ("words", None),
@@ -30,7 +31,7 @@ MEASURES = {  # of answers: (above, below) whose sums are divided; None: a mean
 
 
 def opened(given: str | Sequence[str]) -> list[Run]:
-    """Runs by folder or pattern (`outputs/study/*`), or those below a folder of runs; in order, each once. Raises RunError where there is none."""
+    """Runs by folder or pattern (`outputs/study/*`), or those below a folder of runs, each once, by arm (ARMS first) and seed. Raises RunError where there is none."""
     found: dict[Path, None] = {}
     for text in [given] if isinstance(given, str) else given:
         folder = resolve(text)
@@ -39,7 +40,13 @@ def opened(given: str | Sequence[str]) -> list[Run]:
         if not runs:
             raise RunError(f"{text}: no run here; give folders of runs, such as outputs/toybox outputs/study")
         found |= dict.fromkeys(runs)
-    return [Run(folder) for folder in found]
+    return sorted((Run(folder) for folder in found), key=lambda run: (*_rank(arm_of(run)), run.params.seed))
+
+
+def _rank(arm: str) -> tuple[int, bool, str]:
+    """Where an arm stands among others: as ARMS has it, its length controls behind it, others last."""
+    plain = uncontrolled(arm)
+    return (*ARMS, plain).index(plain), plain != arm, arm
 
 
 def arm_of(run: Run) -> str:
@@ -151,12 +158,15 @@ def over_seeds(values: Sequence[float]) -> tuple[float, float | None, float | No
 
 
 def curves(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """arm, iteration, n (seeds), `name`, `name`_low, `name`_high from `results`; of a single seed the run's own interval."""
+    """arm, iteration, n (seeds), `name`, `name`_low, `name`_high from `results`; of a single seed the run's own interval, of two from one to the other:
+    Student's would be twelve times as wide, and say nothing."""
     rows = []
     for (arm, t), part in table.dropna(subset=[name]).groupby(["arm", "iteration"], sort=False):
         value, low, high = over_seeds(part[name].tolist())
         if len(part) == 1:
             low, high = (part[f"{name}_{end}"].iloc[0] if f"{name}_{end}" in part else None for end in ("low", "high"))
+        elif len(part) == 2:
+            low, high = part[name].min(), part[name].max()
         rows.append({"arm": arm, "iteration": t, "n": len(part), name: value, f"{name}_low": low, f"{name}_high": high})
     return pd.DataFrame(rows, columns=["arm", "iteration", "n", name, f"{name}_low", f"{name}_high"])
 
@@ -208,6 +218,25 @@ def controls(table: pd.DataFrame) -> pd.DataFrame:
             found = differences(table[table["arm"].isin([arm, without])], without)
             rows.append(found[found["arm"] == arm])
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=COLUMNS)
+
+
+def readable(table: pd.DataFrame, name: str = "value") -> pd.DataFrame:
+    """`differences` or `controls` for reading: a row an arm, a column a measure, each "value [low, high]"; `name`: value, or difference."""
+    rows: dict[str, dict[str, str]] = {}
+    for _, row in table.dropna(subset=[name]).iterrows():
+        form = ("+" if name == "difference" else "") + (".1f" if row["measure"] == "response_words" else ".3f")
+        label = f"{row['arm']} - {row['baseline']}" if name == "difference" else row["arm"]
+        cells = rows.setdefault(row["arm"], {"arm": label, "iteration": str(row["iteration"]), "seeds": str(row["seeds"])})
+        cells[row["measure"]] = f"{row[name]:{form}} [{row[f'{name}_low']:{form}}, {row[f'{name}_high']:{form}}]"
+    return pd.DataFrame(rows.values()).fillna("")
+
+
+def groups(arms: Sequence[str]) -> dict[str, list[str]]:
+    """Arms that are shown together: "" has those without length control (all, where there are no others), each other one an arm and its controls."""
+    every = list(dict.fromkeys(arms))
+    plain = [arm for arm in every if uncontrolled(arm) == arm]
+    families = {arm: [arm, *(other for other in every if other != arm and uncontrolled(other) == arm)] for arm in plain}
+    return {"": plain or every} | {arm: family for arm, family in families.items() if len(family) > 1}
 
 
 def uncontrolled(arm: str) -> str:
@@ -278,7 +307,7 @@ def equal_length(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def gained_lost(table: pd.DataFrame) -> pd.DataFrame:
-    """Questions gained and lost against the iteration before, by arm and iteration: shares of the questions, means over seeds."""
+    """Questions gained and lost against the iteration before: a row an arm, a column an iteration, "gained / lost" as shares of the questions (means over seeds)."""
     known, rows = table.dropna(subset=["correct"]), []
     for (arm, seed), part in known.groupby(["arm", "seed"], sort=False):
         wide = part.pivot(index="id", columns="iteration", values="correct")
@@ -286,7 +315,11 @@ def gained_lost(table: pd.DataFrame) -> pd.DataFrame:
             change = wide[t] - wide[t - 1]
             rows.append({"arm": arm, "seed": seed, "iteration": t, "gained": (change > 0).mean(), "lost": (change < 0).mean()})
     made = pd.DataFrame(rows, columns=[*KEYS, "gained", "lost"])
-    return made.groupby(["arm", "iteration"], sort=False)[["gained", "lost"]].mean().reset_index()
+    means = made.groupby(["arm", "iteration"], sort=False)[["gained", "lost"]].mean()
+    if means.empty:
+        return pd.DataFrame(columns=["arm"])
+    told = means["gained"].map("+{:.3f}".format) + " / " + means["lost"].map("-{:.3f}".format)
+    return told.unstack().reindex(made["arm"].unique()).fillna("").rename(columns="iteration {}".format).rename_axis(columns=None).reset_index()
 
 
 def same_questions(table: pd.DataFrame) -> bool:

@@ -120,7 +120,7 @@ def compare(runs: list[Path], target: Path) -> Path:
     """Notebook 06 over runs: `<target>/06_comparison.ipynb`, its figures, and the page `<target>/comparison.html`. Raises NotebookFailed."""
     made = alone("06_comparison", {"runs": [str(run) for run in runs]}, target)
     links = [(os.path.relpath(run / "report.html", target), run.name) for run in runs if (run / "report.html").exists()]
-    return pages.convert(made, target / "comparison.html", f"comparison of {len(runs)} runs", links[:12])
+    return pages.convert(made, target / "comparison.html", f"comparison of {len(runs)} runs", links)
 
 
 def alone(title: str, values: dict[str, Any], target: Path) -> Path:

@@ -4,6 +4,7 @@ Colors are Okabe and Ito's, which color-blind readers can tell apart; what they 
 one panel, small with large letters: pages set them side by side, and at half width they are still readable. Whiskers and bands are 95 %.
 """
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,6 +32,17 @@ CURVES = {  # the four panels of the index: (columns of summary.csv with their l
     "response_words": (({"response_words": ""}, "length (words an answer)", None, None), "How long answers are."),
     "prefers_longer": (({"prefers_longer": ""}, "verdicts for the longer (share)", 0.5, 1.0), "How often its judge prefers the longer answer."),
 }
+COMPARED = {  # the panels of a comparison: column of summary.csv: (y axis, upper limit where it begins at 0, what it shows); the first four are of answers
+    "accuracy": ("accuracy (share of answers)", 1.0, "Answers whose main claim is stated and true."),
+    "hallucination": ("hallucination (share of claims)", None, "False claims among all checkable ones."),
+    "false_claims": ("false claims an answer", None, "False claims an answer: longer answers have more of them at the same rate."),
+    "response_words": ("length (words an answer)", None, "How long the answers are."),
+    "prefers_longer": ("verdicts for the longer (share)", 1.0, "How often each arm's verdicts go to the longer answer."),
+    "judge_accuracy": ("right verdicts (share)", 1.0, "Verdicts on own answers that differ in truth."),
+    "fixed_judge_accuracy": ("right verdicts, fixed pairs (share)", 1.0, "The fixed pairs, judged by each policy with its own description: erosion of the judge shows here."),
+    "context_accuracy": ("true claims of descriptions (share)", 1.0, "Checkable claims of the descriptions that are true."),
+    "kept_share": ("kept pairs (share)", 1.0, "Samples whose verdict was decisive, and sure enough."),
+}
 
 
 def panel(width: float = 3.5, height: float = 2.6) -> tuple[Figure, Axes]:
@@ -43,6 +55,15 @@ def _plain(axis: Axes) -> Axes:
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", alpha=0.25)
     return axis
+
+
+def _legend(made: Figure, axis: Axes) -> None:
+    """A legend above the panel, in as many columns as its names leave room for; the figure grows by its rows."""
+    handles, names = axis.get_legend_handles_labels()
+    if names:
+        columns = max(1, min(len(names), int(13 * made.get_figwidth() // (max(map(len, names)) + 5))))
+        made.set_figheight(made.get_figheight() + 0.16 * -(-len(names) // columns))
+        made.legend(handles, names, frameon=False, fontsize=8, loc="outside upper center", ncols=columns)
 
 
 def _interval(rows: pd.DataFrame, name: str) -> list[pd.Series]:
@@ -82,10 +103,9 @@ def curves(summary: pd.DataFrame) -> Figure:
 
 def arms(rows: pd.DataFrame, name: str, label: str, top: float | None = None) -> Figure:
     """A line an arm over `iteration`, with its interval; columns arm, iteration, `name`, `name`_low, `name`_high."""
-    made, axis = panel(4.4, 3.2)
+    made, axis = panel(4.4, 2.8)
     _arms(axis, rows, name, label, top)
-    if len(rows):
-        axis.legend(frameon=False, fontsize=7, loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=3)
+    _legend(made, axis)
     return made
 
 
@@ -111,10 +131,22 @@ def _arms(axis: Axes, rows: pd.DataFrame, name: str, label: str, top: float | No
         axis.plot(at, part[name].astype(float), color=color, linestyle=style, marker=MARKERS[number % len(MARKERS)], markersize=4, label=arm, zorder=4 - number / 10)
         axis.errorbar(at[known], part.loc[known, name].astype(float), yerr=_interval(part[known], name), color=color, linestyle="", capsize=2, linewidth=1)
     axis.set(xlabel="iteration", ylabel=label)
-    ends = rows[[name, f"{name}_low", f"{name}_high"]].astype(float)
-    if len(rows) == 0 or ends.min(axis=None) < ends.max(axis=None) / 2:  # else zero is far below, and what there is to see would be flat
-        axis.set_ylim(0, top and 1.04 * top)
+    if len(rows):
+        axis.set_ylim(*_limits(rows, name, top))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _limits(rows: pd.DataFrame, name: str, top: float | None) -> tuple[float, float]:
+    """Of the y axis: zero to `top`, or around the values where zero is so far below them that they would look flat. An interval that is wider than all values
+    are apart (of two or three seeds) may run out of the panel."""
+    values, ends = rows[name].astype(float), rows[[name, f"{name}_low", f"{name}_high"]].astype(float)
+    apart = max(values.max() - values.min(), abs(values.max()) / 10)
+    low, high = max(ends.min(axis=None), values.min() - apart), min(ends.max(axis=None), values.max() + apart)
+    if low < high / 2:
+        return 0.0, 1.04 * (top or high)
+    if low == high:  # all values are 0
+        return 0.0, 1.0
+    return low - 0.05 * (high - low), high + 0.05 * (high - low)
 
 
 def arm_style(arm: str) -> tuple[str, str]:
@@ -224,12 +256,12 @@ def shares(rows: pd.DataFrame, label: str = "share") -> Figure:
         at = [measures.index(m) + (number - (len(whats) - 1) / 2) * min(0.25, 0.8 / len(whats)) for m in part["measure"]]
         axis.errorbar(part["share"].astype(float), at, xerr=_interval(part, "share"), marker=MARKERS[number % len(MARKERS)], linestyle="", capsize=3,
                       color=COLORS.get(what) or arm_style(what)[0], label=what)  # fmt: skip
-    axis.set_yticks(range(len(measures)), measures)
+    axis.set_yticks(range(len(measures)), [textwrap.fill(measure, 20) for measure in measures])
     axis.set(xlabel=label, xlim=(-0.02, 1.02), ylim=(len(measures) - 0.4, -0.6))
     axis.grid(axis="x", alpha=0.25)
     axis.axvline(0.5, color=GRAY, linestyle=":", linewidth=1)
     if len(whats) > 1 or whats not in ([], [""]):
-        axis.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3)
+        _legend(made, axis)
     return made
 
 
@@ -277,8 +309,7 @@ def length_truth(rows: pd.DataFrame) -> Figure:
                           color=color)  # fmt: skip
         axis.plot([], [], marker=MARKERS[number % len(MARKERS)], linestyle="", color=color, label=str(what))
     axis.set(xlabel="length (words an answer)", ylabel="accuracy (share of answers)", ylim=(0, 1.03))
-    if len(rows):
-        axis.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=3)
+    _legend(made, axis)
     return made
 
 
