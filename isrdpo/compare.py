@@ -354,8 +354,11 @@ def said_by(table: pd.DataFrame) -> str:
 
 
 def named(runs: Sequence[Run]) -> str:
-    """Which runs are compared, for a page."""
-    return ", ".join(shown(run.folder) for run in runs)
+    """Which runs are compared, for a page: each arm's seeds."""
+    seeds: dict[str, list[str]] = {}
+    for run in runs:
+        seeds.setdefault(arm_of(run), []).append(str(run.params.seed))
+    return "; ".join(f"{arm} (seed{'s' * (len(found) > 1)} {', '.join(found)})" for arm, found in seeds.items())
 
 
 FIGURE = {"accuracy": "accuracy (share of answers)", "hallucination": "hallucination (share of claims)", "false_claims": "false claims an answer",

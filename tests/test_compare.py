@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,6 +131,28 @@ def test_agreement_between_orders_counts_every_pair_that_was_asked_twice(make_ru
     assert table["agree"].isna().all() and "the two orders agree" not in set(compare.judge_split(table)["measure"])
 
 
+def test_a_page_of_many_arms_keeps_them_apart() -> None:
+    arms = [cell[0] for cell in study.load(ROOT / "params" / "study.yaml", seeds=1).cells]
+    groups = compare.groups(arms)
+    assert groups[""] == ["isr", "self_reward", "fresh", "oracle", "random"] and set(groups) == {"", "isr", "self_reward"}
+    assert groups["isr"] == ["isr", "isr_ld", "isr_norm", "isr_rdpo", "isr_balanced"] and compare.groups(["isr_ld"]) == {"": ["isr_ld"]}
+    table = pd.concat([rows(arm, 0, np.arange(40) % 3 > 0, words=n, iteration=t) for n, arm in enumerate(arms) for t in (0, 1)])
+    shown = compare.readable(compare.differences(table, "isr"), "difference")
+    assert len(shown) == len(arms) - 1 and shown.iloc[0]["arm"] == "self_reward - isr" and shown.iloc[0]["response_words"] == "+1.0 [+1.0, +1.0]"
+    results = table.groupby(compare.KEYS, sort=False)["correct"].mean().rename("accuracy").reset_index()
+    split = pd.DataFrame({"measure": "the longer is chosen", "what": arms, "n": 9, "share": 0.5, "share_low": 0.4, "share_high": 0.6})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as a layout that has no room left
+        for figure in (plots.arms(compare.curves(results, "accuracy"), "accuracy", "x", 1.0), plots.shares(split), plots.length_truth(compare.equal_length(table))):
+            assert show.svg(figure, "x", "y").count(arms[-1]) == 1
+
+
+def test_curves_of_one_and_two_seeds_have_no_interval_over_seeds() -> None:
+    table = pd.DataFrame({"arm": "isr", "seed": [0, 1], "iteration": 1, "accuracy": [0.5, 0.7], "accuracy_low": 0.4, "accuracy_high": 0.9})
+    one, two = compare.curves(table[:1], "accuracy").iloc[0], compare.curves(table, "accuracy").iloc[0]
+    assert (one["accuracy_low"], one["accuracy_high"]) == (0.4, 0.9) and (two["accuracy"], two["accuracy_low"], two["accuracy_high"]) == pytest.approx((0.6, 0.5, 0.7))
+
+
 def test_no_run_is_said(tmp_path: Path) -> None:
     with pytest.raises(folders.RunError, match="no run here; give folders of runs"):
         compare.opened(str(tmp_path))
@@ -217,6 +240,7 @@ def test_a_study_runs_resumes_and_names_what_failed(random_base: Path, tmp_path:
     assert done.stdout.count(": iteration 1") == 3 and "[3/3]" in done.stdout
     runs = tmp_path / "runs"
     page = (runs / "comparison.html").read_text()
+    assert "Warning" not in page and "isr (seeds 0, 1); self_reward (seed 1)" in page
     assert page.count("<svg") >= 10 and "isr against self_reward after 1 iterations" in page and "<script" not in page
     results = pd.read_csv(runs / "results.csv")
     assert results["arm"].value_counts().to_dict() == {"isr": 4, "self_reward": 2}
