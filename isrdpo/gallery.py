@@ -241,7 +241,7 @@ def heat_maps(run: Run, iteration: int) -> show.Html:
                                  f"{sample}: |gradient times input| of the verdict's log-odds, by part of the picture. {said}."))  # fmt: skip
     if control := _beaten(rows):
         parts.insert(0, show.note(control))
-    return show.row(*parts, wide=True) if parts else show.note("No heat maps: look.examples is 0, nothing was judged, or the policy is gone.")
+    return show.row(*parts, wide=True, whole=seen(run)["frames"] > 4) if parts else show.note("No heat maps: look.examples is 0, nothing was judged, or the policy is gone.")
 
 
 def _beaten(rows: pd.DataFrame) -> str:

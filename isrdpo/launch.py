@@ -379,7 +379,7 @@ def summary_table(path: Path) -> str:
     lines = [f"{'iteration':<{width}}" + "".join(f"{row['iteration']:>9}" for row in rows)]
     for name in SUMMARY:
         cells = [f"{float(row[name]):.{0 if name == 'seconds' else 3}f}" if row.get(name) else "" for row in rows]
-        lines.append(f"{name:<{width}}" + "".join(f"{cell:>9}" for cell in cells))
+        lines += [f"{name:<{width}}" + "".join(f"{cell:>9}" for cell in cells)] if any(cells) else []
     return "\n".join(lines)
 
 

@@ -95,9 +95,9 @@ def figure_in(folder: Path, page: Path, name: str, made: Figure, data: pd.DataFr
                   csv=href(page, folder / f"{name}.csv"), png=href(page, folder / f"{name}.png"), name=name)  # fmt: skip
 
 
-def row(*parts: Html | str, wide: bool = False) -> Html:
-    """Figures side by side, as many as fit."""
-    return render("row.html.j2", parts=[part for part in parts if part], wide=wide)
+def row(*parts: Html | str, wide: bool = False, whole: bool = False) -> Html:
+    """Figures side by side, as many as fit; `wide`: fewer; `whole`: one below the other."""
+    return render("row.html.j2", parts=[part for part in parts if part], kind=" isr-whole" if whole else " isr-wide" if wide else "")
 
 
 def stylesheet() -> Html:
@@ -112,7 +112,8 @@ def note(text: str) -> Html:
 
 def table(frame: pd.DataFrame, caption: str, words: bool = False) -> Html:
     """A table that scrolls by itself where it is too wide (or, of `words`, breaks its lines); floats with three digits, what is not known is empty."""
-    text = frame.to_html(index=False, border=0, na_rep="", float_format=lambda x: f"{x:.3f}", escape=True, justify="unset")
+    whole = frame.select_dtypes("Int64").columns  # pandas writes <NA> there, whatever na_rep says
+    text = frame.astype(dict.fromkeys(whole, object)).where(frame.notna(), float("nan")).to_html(index=False, border=0, na_rep="", float_format=lambda x: f"{x:.3f}", escape=True, justify="unset")
     return render("table.html.j2", table=Markup(text), caption=caption, empty=frame.empty, words=words)  # noqa: S704 - pandas has escaped it
 
 

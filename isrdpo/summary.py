@@ -41,15 +41,15 @@ def table(run: Run) -> pd.DataFrame:
 
 
 def figures(found: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """summary.csv's rows for reading: a line a figure, a column an iteration, "0.84 [0.79, 0.88]"."""
-    columns = {}
+    """summary.csv's rows for reading: a line a figure that is known of some iteration, a column an iteration, "0.84 [0.79, 0.88]"."""
+    names, columns = [name for name in names if found[name].notna().any()], {}
     for _, row in found.iterrows():
         cells = []
         for name in names:
             interval = f" [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]" if pd.notna(row.get(f"{name}_low")) else ""
             cells.append("" if pd.isna(row[name]) else f"{row[name]:.0f}" if name == "seconds" else f"{row[name]:.2f}{interval}")
         columns[f"iteration {int(row['iteration'])}"] = cells
-    return pd.DataFrame({"figure": list(names), **columns})
+    return pd.DataFrame({"figure": names, **columns})
 
 
 def write(run: Run) -> pd.DataFrame:

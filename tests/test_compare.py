@@ -1,5 +1,6 @@
 """Runs side by side: tables true to the rows, intervals that cover, differences that are paired; and studies of arms x seeds."""
 
+import re
 import subprocess
 import sys
 import time
@@ -258,18 +259,61 @@ def test_a_study_runs_resumes_and_names_what_failed(random_base: Path, tmp_path:
     assert summary.table(compare.opened(str(runs / "isr-0"))[0])["iteration"].tolist() == [0, 1]
 
 
-def test_the_readmes_table_is_that_of_the_published_csv_which_draws_its_figure(tmp_path: Path) -> None:
-    table = pd.read_csv(ROOT / "outputs" / "published" / "study.csv")
+MEASURES = ("accuracy", "hallucination", "false_claims", "response_words")
+
+
+def readme_rows(begin: str, end: str) -> dict[str, list[list[float]]]:
+    """The numbers in each cell of a table of the README, by its first cell (its backticks off)."""
     text = (ROOT / "README.md").read_text()
-    main = text[text.index("| arm (seeds) |") : text.index("| paired difference")]
-    last = table[table["iteration"] == 5].groupby("arm")[["accuracy", "hallucination", "false_claims", "response_words"]].mean()
-    rows = {cells[1].split("`")[1]: cells[2:6] for line in main.splitlines() if line.startswith("| `") for cells in [line.split("|")]}
-    assert set(rows) == set(last.index) == {"isr", "self_reward", "fresh", "oracle", "random"}
-    for arm, cells in rows.items():
-        for cell, value, digits in zip(cells, last.loc[arm], (3, 3, 3, 1), strict=True):
-            assert abs(float(cell.split()[0]) - value) <= 0.5001 * 10**-digits, (arm, cell, value)
-    counts = table.groupby("arm")["seed"].nunique()
-    assert all(counts[arm] == (3 if arm not in rows else 5) for arm in counts.index)
+    text = text[text.index(begin) :]
+    lines = [line.split("|")[1:-1] for line in text[: text.index(end)].splitlines()[2:] if line.startswith("| ")]
+    return {cells[0].replace("`", "").strip(): [[float(number) for number in re.findall(r"[-+]?\d+\.\d+", cell)] for cell in cells[1:]] for cells in lines}
+
+
+def published(name: str) -> pd.DataFrame:
+    return pd.read_csv(ROOT / "outputs" / "published" / f"{name}.csv")
+
+
+def same(cells: list[list[float]], table: pd.DataFrame, kind: str, measures: tuple[str, ...] = MEASURES) -> None:
+    """Each cell is a value with its interval, rounded as written; `table`: an arm's rows of study_final.csv or study_controls.csv."""
+    for cell, measure in zip(cells, measures, strict=True):
+        row, half = table[table["measure"] == measure].iloc[0], 0.05001 if measure == "response_words" else 0.0005001
+        assert cell == pytest.approx([row[kind], row[f"{kind}_low"], row[f"{kind}_high"]][: len(cell)], abs=half) and cell, (row["arm"], measure, kind)
+
+
+def test_the_readmes_tables_of_the_study_are_those_of_the_published_csvs() -> None:
+    final, controls, judge, results = (published(name) for name in ("study_final", "study_controls", "study_judge", "study"))
+    arms = readme_rows("| arm (seeds) | accuracy", "| paired difference")
+    means = results[results["iteration"] == 0].groupby("arm")[list(MEASURES)].mean().loc["isr"]
+    assert [cell[0] for cell in arms.pop("base (5)")] == pytest.approx(means.to_list(), abs=0.0501) and len(arms) == 5
+    for name, cells in arms.items():
+        part = final[final["arm"] == name.removesuffix(" (5)")]
+        assert set(part["seeds"]) == {5} and set(part["iteration"]) == {5}
+        same(cells, part, "value")
+    for name, cells in readme_rows("| paired difference", "What the judge went by").items():
+        same(cells, final[final["arm"] == name.removesuffix(" - isr")], "difference")
+    for name, cells in readme_rows("| | `isr` | `self_reward` |", "Read: a description").items():
+        measure = {"the longer one": "the longer is chosen", "the truer one": "the truer is chosen"}.get(name) or f"… {name.partition(', ')[2]}"
+        for arm, cell in zip(("isr", "self_reward"), cells, strict=True):
+            row = judge[(judge["measure"] == measure) & (judge["what"] == arm)]
+            assert cell == pytest.approx(row[["share", "share_low", "share_high"]].iloc[0].to_list() if len(row) else [], abs=0.0005001), (name, arm)
+    tables = readme_rows("| arm | accuracy | hallucination | false claims an answer | words an answer | against", "</details>")
+    assert len(tables) == 10
+    for name, cells in tables.items():
+        arm = name.split(" (")[0]
+        if arm in ("isr", "self_reward"):
+            own = controls[controls["baseline"] == arm].drop_duplicates("measure").set_index("measure")["baseline_value"]
+            assert [cell[0] for cell in cells[:4]] == pytest.approx([own[measure] for measure in MEASURES], abs=0.0501) and cells[4:] == [[], [], []]
+            continue
+        same(cells[:4], controls[controls["arm"] == arm], "value")
+        same(cells[4:], controls[controls["arm"] == arm], "difference", ("accuracy", "hallucination", "response_words"))
+
+
+def test_the_published_tables_are_of_the_published_runs_and_draw_the_readmes_figure(tmp_path: Path) -> None:
+    table, final = published("study"), published("study_final")
+    for (arm, t), part in final.groupby(["arm", "iteration"]):
+        mean = table[(table["arm"] == arm) & (table["iteration"] == t)][list(MEASURES)].mean()
+        assert part.set_index("measure")["value"][list(MEASURES)].to_list() == pytest.approx(mean.to_list(), abs=1e-9), arm
     figure = tmp_path / "study.png"
     subprocess.run([sys.executable, "-m", "isrdpo.compare", "outputs/published/study.csv", str(figure)], cwd=ROOT, check=True)
     assert figure.stat().st_size > 50_000

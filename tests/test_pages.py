@@ -84,6 +84,14 @@ def test_checks_show_all_and_fail_by_the_first(capsys: pytest.CaptureFixture) ->
         show.checks(("the first", True), ("the second", False), ("the third", False))
 
 
+def test_what_is_not_known_is_an_empty_cell_and_a_figure_of_no_iteration_no_row() -> None:
+    frame = pd.DataFrame({"n": pd.array([1, None], "Int64"), "x": [0.12345, None], "text": ["a", None], "yes": [True, False]})
+    cells = re.findall("<td>(.*?)</td>", show.table(frame, "x").text)
+    assert cells == ["1", "0.123", "a", "True", "", "", "", "False"]
+    known = summary.figures(pd.DataFrame({"iteration": [0, 1], "accuracy": None, "response_words": [2.0, None], "seconds": [None, 3.0]}), ["accuracy", "response_words", "seconds"])
+    assert known.to_numpy().tolist() == [["response_words", "2.00", ""], ["seconds", "", "3"]]
+
+
 def test_tables_of_a_real_run_agree_with_its_rows(whole: Run) -> None:
     rng = np.random.default_rng(0)
     said = records.read(whole.file(1, "judgments.jsonl"), records.Judgment)  # an untrained judge never agrees with itself
