@@ -293,7 +293,7 @@ def test_the_readmes_tables_of_the_study_are_those_of_the_published_csvs() -> No
     for name, cells in readme_rows("| paired difference", "What the judge went by").items():
         same(cells, final[final["arm"] == name.removesuffix(" - isr")], "difference")
     for name, cells in readme_rows("| | `isr` | `self_reward` |", "Read: a description").items():
-        measure = {"the longer one": "the longer is chosen", "the truer one": "the truer is chosen"}.get(name) or f"… {name.partition(', ')[2]}"
+        measure = {"the longer one": "the longer is chosen", "the same one in both orders (of all pairs)": "the two orders agree"}.get(name) or f"… {name.partition(', ')[2]}"
         for arm, cell in zip(("isr", "self_reward"), cells, strict=True):
             row = judge[(judge["measure"] == measure) & (judge["what"] == arm)]
             assert cell == pytest.approx(row[["share", "share_low", "share_high"]].iloc[0].to_list() if len(row) else [], abs=0.0005001), (name, arm)
