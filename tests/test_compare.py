@@ -335,7 +335,7 @@ def test_the_readmes_other_tables_are_those_of_their_published_csvs() -> None:
         for cell, value, places in zip(cells[1:5], found.loc[cells[0].split("`")[1]], digits, strict=True):
             assert abs(float(cell.split()[0]) - value) <= 0.5001 * 10**-places
     changes = {"none": "", "beta 0.05 (0.1)": "_beta_half", "beta 0.2": "_beta_double", "learning rate 5e-5 (1e-4)": "_rate_half", "learning rate 2e-4": "_rate_double",
-               "temperature 0.7 (1.0)": "_cooler", "one order (two)": "_one_order", "every decisive pair (the surest 40 %)": "_all_pairs", "160 samples an iteration (320)": "_half_samples"}  # fmt: skip
+               "temperature 0.7 (1.0)": "_cooler", "one order (two)": "_one_order", "every decisive pair (the surest 40 %)": "_all_pairs", "160 samples an iteration (320)": "_half_samples", "new questions each iteration (`data.reuse=false`)": "_new_questions"}  # fmt: skip
     found = last("sensitivity")
     rows = {line.split("|")[1].strip(): line.split("|")[2:] for line in text[text.index("| change |") :].splitlines()[2:] if line.startswith("| ")}
     assert {change: f"isr{ending}" for change, ending in changes.items() if change in rows} == {c: f"isr{e}" for c, e in changes.items()} and 2 * len(rows) == len(found)
