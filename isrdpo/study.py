@@ -77,25 +77,26 @@ def go(study: Study, redo: bool = False) -> list[Run]:
     (RunError) when the others are through; Ctrl-C stops all, and the same command goes on from there."""
     runs = [Run.create(settings, redo) for _, settings in study.cells]
     waiting, working, failed = [run for run in runs if not ended(run)], {}, []
-    watch = Watch(runs)
+    watch, slots, devices = Watch(runs), list(range(study.parallel)), gpus() if waiting and study.parallel > 1 else []
     try:
         while waiting or working:
-            while waiting and len(working) < study.parallel:
-                run = waiting.pop(0)
+            while waiting and slots:
+                run, slot = waiting.pop(0), slots.pop(0)
                 adopt(run, runs)
-                working[run.folder] = (run, start(run, study.parallel))
+                working[run.folder] = (run, slot, start(run, share(slot, study.parallel, devices)))
             time.sleep(POLL)
-            for folder, (run, child) in list(working.items()):
+            for folder, (run, slot, child) in list(working.items()):
                 watch.look(run)
                 if child.poll() is not None:
                     del working[folder]
+                    slots.append(slot)
                     if not ended(run):
                         failed.append(f"{folders.shown(folder)}: {last_line(folder / 'study.log')}")
             watch.show(len(working))
     finally:
-        for _, child in working.values():
+        for _, _, child in working.values():
             child.terminate()
-        for _, child in working.values():
+        for _, _, child in working.values():
             child.wait()
     if failed:
         raise folders.RunError("\n".join(failed))
@@ -107,13 +108,27 @@ def ended(run: Run) -> bool:
     return all(complete(run, stage, t) for t in range(1, last + 1) for stage in STAGES) and complete(run, "evaluate", 0)
 
 
-def start(run: Run, parallel: int) -> subprocess.Popen:
-    """A run's stages in a process of its own, with its share of the cores; what it says goes to study.log."""
+def gpus() -> list[str]:
+    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them; none where there is no CUDA."""
+    import torch
+
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return (named or [str(n) for n in range(torch.cuda.device_count())])[: torch.cuda.device_count()]
+
+
+def share(slot: int, parallel: int, devices: Sequence[str]) -> dict[str, str]:
+    """The environment of the run in a slot (0 to parallel - 1): its share of the cores and, of several GPUs, one; where there are fewer GPUs than slots, some
+    share theirs."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = {"OMP_NUM_THREADS": str(max(1, cores // parallel))} if parallel > 1 and "OMP_NUM_THREADS" not in os.environ else {}
+    return threads | ({"CUDA_VISIBLE_DEVICES": devices[slot % len(devices)]} if len(devices) > 1 else {})
+
+
+def start(run: Run, environment: dict[str, str]) -> subprocess.Popen:
+    """A run's stages in a process of its own; what it says goes to study.log."""
     command = [sys.executable, "-m", "isrdpo", "run", str(run.folder / "params.yaml"), "--stages"]
     with (run.folder / "study.log").open("w") as log:
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | threads, cwd=folders.project_root())  # noqa: S603
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | environment, cwd=folders.project_root())  # noqa: S603
 
 
 def last_line(log: Path) -> str:

@@ -227,6 +227,19 @@ def evaluate_base(run) -> None:
     evaluate.run(run, 0)
 
 
+def test_runs_at_a_time_share_the_cores_and_have_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert study.share(0, 1, []) == {} and study.share(0, 1, ["0", "1"]) == {"CUDA_VISIBLE_DEVICES": "0"}
+    assert [study.share(slot, 3, ["4", "6"])["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == ["4", "6", "4"]
+    assert set(study.share(1, 2, ["0"])) == {"OMP_NUM_THREADS"}, "the only GPU needs no name"
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert study.share(1, 2, []) == {}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    import torch
+
+    assert study.gpus() == ["5", "7"][: torch.cuda.device_count()]
+
+
 @pytest.mark.slow
 def test_a_study_runs_resumes_and_names_what_failed(random_base: Path, tmp_path: Path) -> None:
     small = ["data.samples=8", "data.questions=6", "data.fixed_pairs=4", "max_bad_share=1.0", "respond.max_new_tokens=8", "respond.context_max_new_tokens=8",
