@@ -122,7 +122,14 @@ def taken_in(params: Params, t: int, count: int) -> list[int]:
 
 
 def sources(params: Params, t: int) -> list[Source]:
-    """The dataset files of an iteration. Raises RunError where two test files would go by one name."""
+    """The dataset files of an iteration. Raises RunError where two test files would go by one name, and where one that is to be had from the hub is not there."""
+    made = _sources(params, t)
+    if params.data.source and (absent := [source.path for source in made if not source.path.exists()]):
+        raise RunError(f"{absent[0]}: no such dataset file; fetch it first (`isrdpo fetch PARAMS`, as for this run), or give data=FOLDER")
+    return made
+
+
+def _sources(params: Params, t: int) -> list[Source]:
     data, folder = params.data, resolve(params.data.path)
     if t:
         return [Source(folder / data.train)]

@@ -33,6 +33,11 @@ def expected(error: BaseException) -> bool:
     return isinstance(error, OSError) or type(error).__module__.split(".")[0] == "isrdpo"
 
 
+def told(error: BaseException) -> str:
+    """What an expected error says: the file system's begin with the file, as ours do."""
+    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename and error.strerror else str(error)
+
+
 def project_root() -> Path:
     """The folder that holds params/ and notebooks/: above the package, else above the working directory."""
     for folder in (Path(__file__).parent.parent, Path.cwd(), *Path.cwd().parents):

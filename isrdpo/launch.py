@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if not folders.expected(error):
             raise
-        sys.exit("\n".join(f"isrdpo: {line}" for line in str(error).splitlines()))
+        sys.exit("\n".join(f"isrdpo: {line}" for line in folders.told(error).splitlines()))
 
 
 def parser() -> argparse.ArgumentParser:

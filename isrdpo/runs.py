@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from isrdpo import params as parameters
 from isrdpo import provenance, records
-from isrdpo.folders import BadShare, MissingStage, RunError, RunLocked, expected, locked, project_root, resolve, shown, usable
+from isrdpo.folders import BadShare, MissingStage, RunError, RunLocked, expected, locked, project_root, resolve, shown, told, usable
 from isrdpo.keys import NOTEBOOKS, ORDER, STAGES, VERSIONS, depends, key, upstream
 
 __all__ = [
@@ -308,4 +308,4 @@ def stage_main(name: str, arguments: list[str] | None = None) -> None:
     except Exception as error:
         if not expected(error):
             raise
-        sys.exit(f"isrdpo {name}: {error}")
+        sys.exit(f"isrdpo {name}: {told(error)}")

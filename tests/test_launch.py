@@ -45,6 +45,7 @@ def test_a_notebook_by_any_of_its_names() -> None:
     (["report", "outputs/nothing"], "isrdpo: outputs/nothing: no run here; stage data of iteration 1 makes it: start with notebook 01"),
     (["stage", "judge", "--run", "outputs/nothing", "--iteration", "1"], "isrdpo: outputs/nothing: no run here"),
     (["notebook", "03", "--run", "outputs/nothing", "--iteration", "1"], "isrdpo: outputs/nothing: no run here"),
+    (["agreement", "here.jsonl", "there.jsonl"], "isrdpo: here.jsonl: No such file or directory\n"),
 ])  # fmt: skip
 def test_errors_are_lines_not_tracebacks(arguments: list[str], says: str) -> None:
     done = isrdpo(*arguments)

@@ -1,6 +1,7 @@
 """The presets for real models, run on miniatures in the exact formats: the folder that `isrdpo fetch` leaves, a checkpoint in the original layout."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,12 @@ def fetched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def isrdpo(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "isrdpo", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("preset", ["paper", "eval_released"])
+def test_data_that_were_not_fetched_are_said_so(preset: str, tmp_path: Path) -> None:
+    found = isrdpo("check", f"params/{preset}.yaml", f"data={tmp_path}", f"model.path={BASE}")
+    assert found.returncode == 1 and re.fullmatch(r"isrdpo: .*\.jsonl: no such dataset file; fetch it first \(`isrdpo fetch PARAMS`, as for this run\), or give data=FOLDER\n", found.stderr)
 
 
 @pytest.mark.slow
