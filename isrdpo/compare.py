@@ -75,14 +75,14 @@ def _each(runs: Sequence[Run], table: Callable[[Run, int], pd.DataFrame], first:
 
 
 def results(runs: Sequence[Run]) -> pd.DataFrame:
-    """arm, seed, iteration and the other columns of each run's summary.csv."""
+    """arm, seed, iteration and the other columns of each run's summary.csv, the runs in their order."""
     parts = []
     for run in runs:
         table = summary.table(run)
         table.insert(0, "seed", run.params.seed)
         table.insert(0, "arm", arm_of(run))
         parts.append(table)
-    return pd.concat(parts, ignore_index=True).sort_values(KEYS, kind="stable", ignore_index=True)
+    return pd.concat(parts, ignore_index=True)
 
 
 def questions(runs: Sequence[Run]) -> pd.DataFrame:
@@ -372,7 +372,7 @@ def main() -> None:
     from isrdpo import plots
 
     table = pd.read_csv(sys.argv[1])
-    table = table[table["arm"].map(uncontrolled) == table["arm"]]
+    table = table[table["arm"].map(uncontrolled) == table["arm"]].sort_values("arm", key=lambda arms: arms.map(_rank), kind="stable")
     plots.study([(curves(table, name), name, label) for name, label in FIGURE.items()]).savefig(sys.argv[2], dpi=130, metadata={"Software": None})
 
 

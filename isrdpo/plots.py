@@ -23,7 +23,7 @@ COLORS = {
     "reference answers": GREEN, "answers": GREEN, "repaired": BLUE, "broken": ORANGE,
 }  # fmt: skip
 MARKERS = "osD^vPX"
-ARMS = {  # in the order in which they are listed: color, and what tells an arm from the others
+ARMS = {  # an arm's color, and what tells an arm from the others
     "isr": (BLUE, "looks back"), "fresh": (SKY, "describes anew"), "self_reward": (ORANGE, "no description"), "oracle": (GREEN, "perfect verdicts"), "random": (GRAY, "a coin"),
 }  # fmt: skip
 CURVES = {  # the four panels of the index: (columns of summary.csv with their legend, y axis, reference line, upper limit), and what they show
@@ -122,7 +122,7 @@ def study(panels: Sequence[tuple[pd.DataFrame, str, str]]) -> Figure:
 
 
 def _arms(axis: Axes, rows: pd.DataFrame, name: str, label: str, top: float | None) -> None:
-    found = sorted(dict.fromkeys(rows["arm"]), key=lambda arm: (*ARMS, arm).index(arm))
+    found = list(dict.fromkeys(rows["arm"]))
     for number, arm in enumerate(found):
         part = rows[rows["arm"] == arm].sort_values("iteration")
         at = part["iteration"] + 0.06 * (number - (len(found) - 1) / 2)
