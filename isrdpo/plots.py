@@ -250,13 +250,13 @@ def length_bias(rows: pd.DataFrame) -> Figure:
 def shares(rows: pd.DataFrame, label: str = "share") -> Figure:
     """Shares as points with intervals, a line a measure; columns `measure`, `what` (a color each), `share`, `share_low`, `share_high`, `n`."""
     measures, whats = list(dict.fromkeys(rows["measure"])), list(dict.fromkeys(rows["what"]))
-    made, axis = panel(4.4, 0.9 + 0.42 * max(len(measures), 1) * max(1.0, len(whats) / 3))
+    made, axis = panel(4.4, 0.9 + 0.45 * max(len(measures), 1) * max(1.0, len(whats) / 3))
     for number, what in enumerate(whats):
         part = rows[(rows["what"] == what) & rows["share"].notna()]
         at = [measures.index(m) + (number - (len(whats) - 1) / 2) * min(0.25, 0.8 / len(whats)) for m in part["measure"]]
         axis.errorbar(part["share"].astype(float), at, xerr=_interval(part, "share"), marker=MARKERS[number % len(MARKERS)], linestyle="", capsize=3,
                       color=COLORS.get(what) or arm_style(what)[0], label=what)  # fmt: skip
-    axis.set_yticks(range(len(measures)), [textwrap.fill(measure, 20) for measure in measures])
+    axis.set_yticks(range(len(measures)), [textwrap.fill(measure, 26) for measure in measures])
     axis.set(xlabel=label, xlim=(-0.02, 1.02), ylim=(len(measures) - 0.4, -0.6))
     axis.grid(axis="x", alpha=0.25)
     axis.axvline(0.5, color=GRAY, linestyle=":", linewidth=1)
