@@ -1,10 +1,12 @@
 """Answers scored through the real client and a real server, or a real local model: every reply once, every failure counted, no key anywhere."""
 
+import itertools
 import json
 import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -176,17 +178,21 @@ def scored_by(server: Server, *overrides: str):
 
 
 def test_killed_and_started_again_it_asks_only_what_is_left(answered: Callable) -> None:
-    with serving(lambda body: time.sleep(0.1) or polite(body)) as server:
+    """Killed while the fourth request waits for its reply, with the first three on disk."""
+    numbers, dead = itertools.count(1), threading.Event()
+    with serving(lambda body: polite(body) if next(numbers) != 4 else dead.wait(60) and polite(body)) as server:
         run = answered("killed", *ASKED, f"score.base_url={server.url}", "score.concurrency=1")
+        journal = run.file(0, ".scores.jsonl.journal")
         with subprocess.Popen([sys.executable, "-m", "isrdpo.score", "--run", str(run.folder), "--iteration", "0"]) as child:
-            while child.poll() is None and len(server.asked) < 4:
+            while child.poll() is None and not (len(server.asked) == 4 and journal.read_text().count("\n") == 3):
                 time.sleep(0.01)
             child.kill()
-        held = len(records.read(run.file(0, "scores.jsonl"), Score))
-        assert held >= 2
-        before = len(server.asked)
+        assert child.returncode == -9
+        dead.set()
         score.run(run, 0)
-    assert len(server.asked) - before == len(records.read(run.file(0, "scores.jsonl"), Score)) - held
+    rows = records.read(run.file(0, "scores.jsonl"), Score)
+    assert len(rows) == len({(row.id, row.protocol) for row in rows}) > 4
+    assert len(server.asked) == len(rows) + 1, "only the one that had no reply was asked twice"
 
 
 def isrdpo(*arguments: str) -> subprocess.CompletedProcess:
