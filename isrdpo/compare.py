@@ -180,8 +180,12 @@ def nested(groups: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, floa
     stacked = np.stack(draws)  # [seeds, DRAWS]
     seeds = rng.integers(0, len(groups), (DRAWS, len(groups)))
     means = stacked[seeds, rng.integers(0, DRAWS, seeds.shape)].mean(1)
-    value = float(np.mean([above.sum() / max(below.sum(), 1e-12) for above, below in groups]))
-    return value, float(np.percentile(means, 2.5)), float(np.percentile(means, 97.5))
+    return _mean(groups), float(np.percentile(means, 2.5)), float(np.percentile(means, 97.5))
+
+
+def _mean(groups: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """The mean over seeds of sum(above) / sum(below)."""
+    return float(np.mean([above.sum() / max(below.sum(), 1e-12) for above, below in groups]))
 
 
 def differences(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
@@ -190,21 +194,20 @@ def differences(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
     `baseline_value`: the baseline's there, on the questions that both were asked."""
     rows, base = [], table[table["arm"] == baseline]
     for arm, part in table.groupby("arm", sort=False):
-        common = set(part["iteration"]) & set(base["iteration"]) or set(part["iteration"])
-        last = part[part["iteration"] == max(common)]
+        t = max(set(part["iteration"]) & set(base["iteration"]) or set(part["iteration"]))
+        last, there = part[part["iteration"] == t], base[base["iteration"] == t]
         for measure, (above, below) in MEASURES.items():
             known = last.dropna(subset=[above])
             if known.empty:
                 continue
             value = nested([_sums(seed, above, below) for _, seed in known.groupby("seed")])
-            row = {"arm": arm, "iteration": max(common), "seeds": known["seed"].nunique(), "questions": len(known), "measure": measure,
+            row = {"arm": arm, "iteration": t, "seeds": known["seed"].nunique(), "questions": len(known), "measure": measure,
                    "value": value[0], "value_low": value[1], "value_high": value[2], "baseline": baseline}  # fmt: skip
-            both = known.merge(base, on=["seed", "iteration", "id"], suffixes=("", "_base")).dropna(subset=[f"{above}_base"])
+            both = known.merge(there, on=["seed", "id"], suffixes=("", "_base")).dropna(subset=[f"{above}_base"])
             if arm != baseline and len(both):
                 seeds = [seed for _, seed in both.groupby("seed")]
                 found = _paired(seeds, above, below)
-                there = nested([_sums(seed, above, below, "_base") for seed in seeds])[0]
-                row |= {"baseline_value": there, "difference": found[0], "difference_low": found[1], "difference_high": found[2]}
+                row |= {"baseline_value": _mean([_sums(seed, above, below, "_base") for seed in seeds]), "difference": found[0], "difference_low": found[1], "difference_high": found[2]}
             rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -331,7 +334,7 @@ def same_questions(table: pd.DataFrame) -> bool:
 def outcome(table: pd.DataFrame, baseline: str, other: str) -> str:
     """What `differences` says of two arms, in a sentence."""
     rows = table[table["arm"] == other].set_index("measure")
-    if other == baseline or rows.empty or not set(table["arm"]) >= {baseline}:
+    if other == baseline or rows.empty or baseline not in set(table["arm"]):
         return f"{baseline} and {other} are not both here."
     if rows["difference"].isna().all():
         return f"{baseline} and {other} were not asked the same questions."
@@ -361,10 +364,6 @@ def named(runs: Sequence[Run]) -> str:
     return "; ".join(f"{arm} (seed{'s' * (len(found) > 1)} {', '.join(found)})" for arm, found in seeds.items())
 
 
-FIGURE = {"accuracy": "accuracy (share of answers)", "hallucination": "hallucination (share of claims)", "false_claims": "false claims an answer",
-          "response_words": "length (words an answer)"}  # fmt: skip
-
-
 def main() -> None:
     """The figure of all arms in a results.csv that are no length control, from it alone."""
     if len(sys.argv) != 3:
@@ -373,7 +372,7 @@ def main() -> None:
 
     table = pd.read_csv(sys.argv[1])
     table = table[table["arm"].map(uncontrolled) == table["arm"]].sort_values("arm", key=lambda arms: arms.map(_rank), kind="stable")
-    plots.study([(curves(table, name), name, label) for name, label in FIGURE.items()]).savefig(sys.argv[2], dpi=130, metadata={"Software": None})
+    plots.study([(curves(table, name), name, plots.COMPARED[name][0]) for name in MEASURES]).savefig(sys.argv[2], dpi=130, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -42,13 +42,9 @@ def _evaluate(run: Run, iteration: int) -> None:
         records.write_json(stage.path("eval.json"), {"iteration": iteration, "questions": len(answers), "fixed_pairs": len(fixed), **figures})
 
 
-def batches(rows: list, size: int) -> list[list]:
-    return [rows[at : at + size] for at in range(0, len(rows), size)]
-
-
 def answer(stage: Stage, model: "VideoModel", samples: list[records.Sample], root: Path) -> list[records.Answer]:
     settings = stage.params.evaluate
-    log, cut = stage.log("answers.jsonl", records.Answer, settings.batch_size), batches(samples, settings.batch_size)
+    log, cut = stage.log("answers.jsonl", records.Answer, settings.batch_size), records.batches(samples, settings.batch_size)
     for batch in progress(cut[log.done :], len(cut) - log.done, f"iteration {stage.t}: answer"):
         videos = model.encode([video.resolve(root, s.video) for s in batch])
         texts = model.generate(videos, [s.question for s in batch], max_new_tokens=settings.max_new_tokens)
@@ -81,7 +77,7 @@ def truth(text: str, facts: dict | None) -> dict | None:
 def describe(stage: Stage, model: "VideoModel", fixed: list[records.FixedPair], root: Path) -> dict[str, str]:
     """The policy's own plain description of each fixed pair's video."""
     size = stage.params.evaluate.batch_size
-    log, cut = stage.log("fixed_contexts.jsonl", dict, size), batches(fixed, size)
+    log, cut = stage.log("fixed_contexts.jsonl", dict, size), records.batches(fixed, size)
     for batch in progress(cut[log.done :], len(cut) - log.done, f"iteration {stage.t}: describe fixed pairs"):
         videos = model.encode([video.resolve(root, p.video) for p in batch])
         texts = model.generate(videos, [stage.params.prompts.context] * len(batch), max_new_tokens=stage.params.respond.context_max_new_tokens)
@@ -92,7 +88,7 @@ def describe(stage: Stage, model: "VideoModel", fixed: list[records.FixedPair], 
 def judge_fixed(stage: Stage, model: "VideoModel", fixed: list[records.FixedPair], contexts: dict[str, str], root: Path) -> list[dict]:
     """Every call on the fixed pairs; rows are Judgments with `with_context`. Always asked of the policy, by score or generation."""
     size, asked = stage.params.evaluate.batch_size, verdicts.own(stage.params)
-    log, cut = stage.log("fixed_judgments.jsonl", dict, size), batches(fixed, size)
+    log, cut = stage.log("fixed_judgments.jsonl", dict, size), records.batches(fixed, size)
     for batch in progress(cut[log.done :], len(cut) - log.done, f"iteration {stage.t}: judge fixed pairs"):
         videos, rows = model.encode([video.resolve(root, p.video) for p in batch]), []
         for with_context in (True, False):

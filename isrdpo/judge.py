@@ -39,7 +39,7 @@ def by_policy(stage: Stage, run: Run, samples: dict[str, records.Sample], rows: 
 
     size = stage.params.judge.batch_size
     log = stage.log("judgments.jsonl", records.Judgment, size)
-    batches = [rows[at : at + size] for at in range(0, len(rows), size)]
+    batches = records.batches(rows, size)
     if log.done < len(batches):
         model, root = vlmm.open_model(run.params, run.policy(stage.t)), run.video_root()
         for batch in progress(batches[log.done :], len(batches) - log.done, f"iteration {stage.t}: judge"):

@@ -42,6 +42,11 @@ def looks_back(params: Params, t: int) -> bool:
     return t > 1 and params.respond.context == "retrospective" and params.judge.method != "given"
 
 
+def describes_before(params: Params, t: int) -> bool:
+    """Whether iteration t has videos of its own to look back at, which the policy before describes first (data.reuse: false)."""
+    return looks_back(params, t) and not params.data.reuse
+
+
 def upstream(params: Params, stage: str, t: int) -> list[tuple[str, int]]:
     """(stage, iteration) of everything whose files stage `stage` of iteration `t` reads."""
     if stage == "data":
@@ -49,9 +54,8 @@ def upstream(params: Params, stage: str, t: int) -> list[tuple[str, int]]:
     if stage == "evaluate":
         return [("data", 0)] + ([("train", t)] if t else [])
     if stage == "respond":
-        back = looks_back(params, t)
-        before = [("train", t - 2)] if back and not params.data.reuse and t > 2 else []  # the policy that describes new videos for it to look back at
-        return [("data", t)] + ([("train", t - 1)] if t > 1 else []) + before + ([("respond", t - 1)] if back else [])
+        before = [("train", t - 2)] if describes_before(params, t) and t > 2 else []
+        return [("data", t)] + ([("train", t - 1)] if t > 1 else []) + before + ([("respond", t - 1)] if looks_back(params, t) else [])
     return [({"judge": "respond", "score": "evaluate"}.get(stage, "judge"), t)]  # train and look read the judge's
 
 

@@ -53,7 +53,7 @@ def judge_again(stage: Stage, run: Run, model: "VideoModel", samples: dict[str, 
     """The same pairs, by the same policy, without a description."""
     size, root, asked = stage.params.judge.batch_size, run.video_root(), verdicts.own(stage.params)
     log = stage.log("judgments_no_context.jsonl", records.Judgment, size)
-    batches = [rows[at : at + size] for at in range(0, len(rows), size)]
+    batches = records.batches(rows, size)
     for batch in progress(batches[log.done :], len(batches) - log.done, f"iteration {stage.t}: judge without the description"):
         videos = model.encode([video.resolve(root, samples[r.id].video) for r in batch])
         made = verdicts.ask(model, asked, [r.id for r in batch], videos, [samples[r.id].question for r in batch], [r.responses for r in batch], [None] * len(batch))

@@ -32,7 +32,7 @@ CURVES = {  # the four panels of the index: (columns of summary.csv with their l
     "response_words": (({"response_words": ""}, "length (words an answer)", None, None), "How long answers are."),
     "prefers_longer": (({"prefers_longer": ""}, "verdicts for the longer (share)", 0.5, 1.0), "How often its judge prefers the longer answer."),
 }
-COMPARED = {  # the panels of a comparison: column of summary.csv: (y axis, upper limit where it begins at 0, what it shows); the first four are of answers
+COMPARED = {  # the panels of a comparison: column of summary.csv: (y axis, upper limit where it begins at 0, what it shows)
     "accuracy": ("accuracy (share of answers)", 1.0, "Answers whose main claim is stated and true."),
     "hallucination": ("hallucination (share of claims)", None, "False claims among all checkable ones."),
     "false_claims": ("false claims an answer", None, "False claims an answer: longer answers have more of them at the same rate."),

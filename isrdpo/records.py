@@ -176,6 +176,11 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def batches(rows: list[Row], size: int) -> list[list[Row]]:
+    """Rows cut by position, as a BatchLog counts them; the last batch may be smaller."""
+    return [rows[at : at + size] for at in range(0, len(rows), size)]
+
+
 class BatchLog:
     """An output file that grows by whole batches of input rows and survives being killed.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isrdpo import prompts, records, video
-from isrdpo.keys import looks_back
+from isrdpo.keys import describes_before, looks_back
 from isrdpo.runs import Run, RunError, Stage, draw_seed, progress, stage_main
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def looked_back(run: Run, iteration: int, samples: list[records.Sample]) -> dict
     path = run.file(iteration - 1, "contexts.jsonl")
     known = {row["video"]: row["context"] for row in records.read(path, dict)} if path.exists() else {}
     missing = [s.id for s in samples if s.video not in known]
-    if missing and run.params.data.reuse:
+    if missing and not describes_before(run.params, iteration):
         named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise RunError(
             f"{path}: {len(missing)} of {len(samples)} samples have no description of iteration {iteration - 1} to look back at ({named}); "
@@ -62,7 +62,7 @@ def write(
 ) -> None:
     """Batch by batch what is not on disk yet; a batch's videos are encoded once, for the description and for both responses."""
     size = contexts.batch_size
-    batches = [samples[at : at + size] for at in range(0, len(samples), size)]
+    batches = records.batches(samples, size)
     begin = min(contexts.done, responses.done)
     if begin == len(batches):
         return
@@ -85,11 +85,11 @@ def write(
 
 def described_before(stage: Stage, run: Run, samples: list[records.Sample], previous: dict[str, str]) -> dict[str, str]:
     """c_{t-1} of the videos that iteration t - 1 had not, by pi_{t-1}: a plain description, drawn as it would have drawn it then."""
-    names = [name for name in dict.fromkeys(s.video for s in samples) if name not in previous] if looks_back(run.params, stage.t) else []
+    names = [name for name in dict.fromkeys(s.video for s in samples) if name not in previous] if describes_before(run.params, stage.t) else []
     if not names:
         return {}
     size = stage.params.respond.batch_size
-    log, batches = stage.log("previous_contexts.jsonl", dict, size), [names[at : at + size] for at in range(0, len(names), size)]
+    log, batches = stage.log("previous_contexts.jsonl", dict, size), records.batches(names, size)
     if log.done < len(batches):
         from isrdpo import vlmm
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isrdpo import records, video
-from isrdpo.keys import looks_back
+from isrdpo.keys import describes_before
 from isrdpo.params import Params
 from isrdpo.runs import Run, RunError, Stage, draw_seed, stage_main
 
@@ -125,7 +125,7 @@ def save_policy(model: Any, processor: Any, folder: Path) -> None:
 def kept(params: Params) -> int:
     """How many of the newest policies stay on disk. One more than the last where iterations have videos of their own: it is to describe them."""
     wanted = {"all": params.iterations, "last": 1}.get(params.keep_policies, params.keep_policies)
-    return max(wanted, 2 if looks_back(params, 2) and not params.data.reuse else 1)
+    return max(wanted, 2 if describes_before(params, 2) else 1)
 
 
 def prune(run: Run, iteration: int) -> None:

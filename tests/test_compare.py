@@ -273,6 +273,7 @@ def test_a_study_runs_resumes_and_names_what_failed(random_base: Path, tmp_path:
 
 
 MEASURES = ("accuracy", "hallucination", "false_claims", "response_words")
+HALF = {name: 0.05001 if name == "response_words" else 0.0005001 for name in MEASURES}  # of the last digit that is written
 
 
 def readme_rows(begin: str, end: str) -> dict[str, list[list[float]]]:
@@ -290,15 +291,23 @@ def published(name: str) -> pd.DataFrame:
 def same(cells: list[list[float]], table: pd.DataFrame, kind: str, measures: tuple[str, ...] = MEASURES) -> None:
     """Each cell is a value with its interval, rounded as written; `table`: an arm's rows of study_final.csv or study_controls.csv."""
     for cell, measure in zip(cells, measures, strict=True):
-        row, half = table[table["measure"] == measure].iloc[0], 0.05001 if measure == "response_words" else 0.0005001
-        assert cell == pytest.approx([row[kind], row[f"{kind}_low"], row[f"{kind}_high"]][: len(cell)], abs=half) and cell, (row["arm"], measure, kind)
+        row = table[table["measure"] == measure].iloc[0]
+        assert cell == pytest.approx([row[kind], row[f"{kind}_low"], row[f"{kind}_high"]][: len(cell)], abs=HALF[measure]) and cell, (row["arm"], measure, kind)
+
+
+def same_values(cells: list[list[float]], wanted: pd.Series) -> None:
+    """Each cell is a value without an interval; `wanted`: by measure."""
+    for cell, measure in zip(cells, MEASURES, strict=True):
+        assert cell == pytest.approx([wanted[measure]], abs=HALF[measure]), measure
 
 
 def test_the_readmes_tables_of_the_study_are_those_of_the_published_csvs() -> None:
     final, controls, judge, results = (published(name) for name in ("study_final", "study_controls", "study_judge", "study"))
     arms = readme_rows("| arm (seeds) | accuracy", "| paired difference")
-    means = results[results["iteration"] == 0].groupby("arm")[list(MEASURES)].mean().loc["isr"]
-    assert [cell[0] for cell in arms.pop("base (5)")] == pytest.approx(means.to_list(), abs=0.0501) and len(arms) == 5
+    same_values(arms.pop("base (5)"), results[results["iteration"] == 0].groupby("arm")[list(MEASURES)].mean().loc["isr"])
+    main, counts = {name.removesuffix(" (5)") for name in arms}, results.groupby("arm")["seed"].nunique()
+    assert main == set(results[results["iteration"] == 5]["arm"]) == {"isr", "self_reward", "fresh", "oracle", "random"}
+    assert all(counts[arm] == (5 if arm in main else 3) for arm in counts.index)
     for name, cells in arms.items():
         part = final[final["arm"] == name.removesuffix(" (5)")]
         assert set(part["seeds"]) == {5} and set(part["iteration"]) == {5}
@@ -315,8 +324,8 @@ def test_the_readmes_tables_of_the_study_are_those_of_the_published_csvs() -> No
     for name, cells in tables.items():
         arm = name.split(" (")[0]
         if arm in ("isr", "self_reward"):
-            own = controls[controls["baseline"] == arm].drop_duplicates("measure").set_index("measure")["baseline_value"]
-            assert [cell[0] for cell in cells[:4]] == pytest.approx([own[measure] for measure in MEASURES], abs=0.0501) and cells[4:] == [[], [], []]
+            same_values(cells[:4], controls[controls["baseline"] == arm].drop_duplicates("measure").set_index("measure")["baseline_value"])
+            assert cells[4:] == [[], [], []]
             continue
         same(cells[:4], controls[controls["arm"] == arm], "value")
         same(cells[4:], controls[controls["arm"] == arm], "difference", ("accuracy", "hallucination", "response_words"))
