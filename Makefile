@@ -52,9 +52,9 @@ ifeq ($(TIER),full)
 endif
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow"
 ifeq ($(TIER),full)
-	$(BIN)/python -m pytest -q -m slow --deselect tests/test_auto.py::test_a_quantized_base_is_trained_under_lora_and_merged_into_the_whole_weights
+	$(BIN)/python -m pytest -q -m slow --deselect tests/models/test_auto.py::test_a_quantized_base_is_trained_under_lora_and_merged_into_the_whole_weights
 	$(UV) pip install --quiet --target .uv/quantized --no-deps bitsandbytes==0.50.2
-	PYTHONPATH=.uv/quantized $(BIN)/python -m pytest -q -m slow tests/test_auto.py -k quantized_base
+	PYTHONPATH=.uv/quantized $(BIN)/python -m pytest -q -m slow tests/models/test_auto.py -k quantized_base
 endif
 
 test-all:

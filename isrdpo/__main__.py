@@ -1,6 +1,6 @@
 """python -m isrdpo: the same as the `isrdpo` command."""
 
-from isrdpo.launch import main
+from isrdpo.cli import main
 
 if __name__ == "__main__":
     main()

@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from isrdpo import prompts, records, scorers, train
-from isrdpo.folders import RunError, resolve
-from isrdpo.params import Params
-from isrdpo.records import Sample
+from isrdpo.core import prompts, records
+from isrdpo.core.folders import RunError, resolve
+from isrdpo.core.params import Params
+from isrdpo.core.records import Sample
+from isrdpo.scoring import scorers
+from isrdpo.stages import train
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 SEVEN_B = 7_000_000_000  # weights assumed of a hub id, whose files are not at hand
@@ -38,7 +40,7 @@ def inspect(params: Params) -> tuple[list[str], list[str]]:
 
 
 def _data(params: Params) -> tuple[list[str], list[str]]:
-    from isrdpo import data
+    from isrdpo.stages import data
 
     found = data.inspect(params)
     bad, total = {cause: list(details) for cause, details in found.bad.items()}, sum(found.counts.values())
@@ -63,8 +65,8 @@ def _data(params: Params) -> tuple[list[str], list[str]]:
 def lengths(clips: dict[Path, list[str]]) -> tuple[str, list[str]]:
     """(durations over the distinct clips in a line, a detail for each row whose clip cannot be opened). Containers' headers only; of more than SAMPLED clips
     SAMPLED evenly spaced ones, and then the line says so."""
-    from isrdpo import video
-    from isrdpo.runs import progress
+    from isrdpo.core.runs import progress
+    from isrdpo.formats import video
 
     paths = sorted(clips)
     taken = paths if len(paths) <= SAMPLED else [paths[n * len(paths) // SAMPLED] for n in range(SAMPLED)]
@@ -122,9 +124,9 @@ def long_answers(params: Params, train: list[Sample]) -> list[str]:
 
 def _counter(params: Params) -> tuple[Callable[[list[str]], list[int]], str]:
     """(texts to tokens, how they are counted): sentencepiece or transformers where the model's folder has a tokenizer, else an estimate."""
-    from isrdpo.toybox import BASE
+    from isrdpo.core.folders import TOYBOX_BASE
 
-    folder = BASE if params.model.path == "toybox" else resolve(params.model.path)
+    folder = TOYBOX_BASE if params.model.path == "toybox" else resolve(params.model.path)
     try:
         if (folder / "tokenizer.model").is_file():
             import sentencepiece
@@ -148,15 +150,15 @@ def _estimate(texts: list[str]) -> list[int]:
 
 def _model(params: Params) -> tuple[int, str, list[str]]:
     """(bytes of weights, where they come from, what is wrong)."""
-    from isrdpo.toybox import BASE
+    from isrdpo.core.folders import TOYBOX_BASE
 
     path = params.model.path
-    folder = BASE if path == "toybox" else resolve(path)
+    folder = TOYBOX_BASE if path == "toybox" else resolve(path)
     if folder.is_dir():
         weights = sum(p.stat().st_size for pattern in ("*.safetensors", "pytorch_model*.bin") for p in folder.glob(pattern))
         return weights, path, [] if weights else [f"model.path: {path} holds no weights (*.safetensors or pytorch_model*.bin)"]
     if path == "toybox":
-        return 0, path, [f"{BASE}: the base model that ships with the package is missing; install the package anew"]
+        return 0, path, [f"{TOYBOX_BASE}: the base model that ships with the package is missing; install the package anew"]
     if re.fullmatch(r"[\w.-]+/[\w.-]+", path):
         return SEVEN_B * BYTES[params.model.dtype], f"{path} from the hub, taken as 7 B", []
     return 0, path, [f"model.path: {path} is neither toybox, a folder, nor a hub id such as ShareGPTVideo/LLaVA-Hound-SFT"]

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isrdpo import folders, params, records
-from isrdpo.keys import STAGES, key
-from isrdpo.runs import Run, complete
+from isrdpo.core import folders, params, records
+from isrdpo.core.pipeline import STAGES, key
+from isrdpo.core.runs import Run, complete
 
 KEYS = ("preset", "run", "seeds", "parallel", "set", "arms")
 POLL = 1.0  # seconds between looks at what is on disk
@@ -174,13 +174,13 @@ class Watch:
         return sum(self.seen.values())
 
     def left(self) -> str:
-        from isrdpo.notebooks import clock
+        from isrdpo.reports.notebooks import clock
 
         here = self.done - self.before
         return f"about {clock((time.monotonic() - self.began) * (self.total - self.done) / here)} left in all" if here and self.done < self.total else ""
 
     def show(self, working: int) -> None:
-        from isrdpo.notebooks import clock
+        from isrdpo.reports.notebooks import clock
 
         if sys.stdout.isatty():
             print(f"\r{self.done}/{self.total} iterations, {working} runs at work, {clock(time.monotonic() - self.began)}  {self.left():<40}", end="", flush=True)

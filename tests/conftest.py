@@ -20,7 +20,7 @@ def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained miniature in the original layout: it talks nonsense, but everything runs."""
     import torch
 
-    from isrdpo import hound
+    from isrdpo.models import hound
     from isrdpo.toybox import base_model
 
     folder = tmp_path_factory.mktemp("base")
@@ -34,8 +34,8 @@ def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def make_run(random_base: Path, tmp_path: Path) -> Callable:
     """`make_run("name", "key=value", ...)`: a Toybox run of the random base: 10 questions, 6 held out, 4 fixed pairs."""
-    from isrdpo import params
-    from isrdpo.runs import Run
+    from isrdpo.core import params
+    from isrdpo.core.runs import Run
 
     def made(name: str, *overrides: str) -> Run:
         small = [

@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from isrdpo import hound, prompts, video
-from isrdpo.params import TrainParams
+from isrdpo.core import prompts
+from isrdpo.core.params import TrainParams
+from isrdpo.formats import video
+from isrdpo.models import hound
 
 SETTINGS = TrainParams(
     method="full", beta=0.1, learning_rate=5e-7, epochs=1, batch_size=1, gradient_accumulation=1, schedule="linear",
@@ -74,7 +76,7 @@ class Adapter:
     def dpo_logps(
         self, padded_ref_ids: torch.Tensor, expanded_labels: torch.Tensor, pixels: list[torch.Tensor]
     ) -> torch.Tensor:
-        from isrdpo import dpo
+        from isrdpo.models import dpo
 
         rows = []
         for number, (ids, labels) in enumerate(zip(padded_ref_ids.tolist(), expanded_labels.tolist(), strict=True)):

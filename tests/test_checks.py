@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from isrdpo import checks, data, params, runs, video
+from isrdpo import checks
+from isrdpo.core import params, runs
+from isrdpo.formats import video
+from isrdpo.stages import data
 
 ROOT = Path(__file__).parent.parent
 PRESET = ROOT / "params" / "toybox.yaml"
@@ -70,7 +73,8 @@ def test_pairs_that_lack_an_answer_matter_to_the_arm_given_only(own_data: Callab
 
 
 def test_long_answers_are_counted_with_the_models_own_tokenizer_or_estimated_by_name(own_data: Callable, random_base: Path, tmp_path: Path) -> None:
-    from isrdpo import dpo, hound, records
+    from isrdpo.core import records
+    from isrdpo.models import dpo, hound
 
     texts = ("A red circle.", " ".join(["The red circle moves to the left."] * 9))
     folder, _ = own_data([GOOD, GOOD | {"id": "b", "chosen": texts[1]}])

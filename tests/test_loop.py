@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import SMALL
 
-from isrdpo import records
+from isrdpo.core import records
 from isrdpo.toybox import world
+from tests.conftest import SMALL
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent

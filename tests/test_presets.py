@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import families
 import pytest
-from scorer_server import serving
 
-from isrdpo import hound, params, protocol, records, scores
-from isrdpo.toybox import BASE, world
+from isrdpo.core import params, records
+from isrdpo.core.folders import TOYBOX_BASE
+from isrdpo.models import hound
+from isrdpo.scoring import protocol, scores
+from isrdpo.toybox import world
+from tests import families
+from tests.scorer_server import serving
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,7 +24,7 @@ def fetched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As `isrdpo fetch params/paper.yaml` leaves it: rows where the repositories have them, frames as `<video>/c01_%04d.jpeg`."""
     from PIL import Image
 
-    from isrdpo import video
+    from isrdpo.formats import video
 
     folder, difficulty = tmp_path_factory.mktemp("data"), world.Difficulty()
     rows = world.samples("loop", 24, 7, difficulty, folder / "clips")
@@ -56,14 +59,14 @@ def isrdpo(*arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize("preset", ["paper", "eval_released"])
 def test_data_that_were_not_fetched_are_said_so(preset: str, tmp_path: Path) -> None:
-    found = isrdpo("check", f"params/{preset}.yaml", f"data={tmp_path}", f"model.path={BASE}")
+    found = isrdpo("check", f"params/{preset}.yaml", f"data={tmp_path}", f"model.path={TOYBOX_BASE}")
     assert found.returncode == 1 and re.fullmatch(r"isrdpo: .*\.jsonl: no such dataset file; fetch it first \(`isrdpo fetch PARAMS`, as for this run\), or give data=FOLDER\n", found.stderr)
 
 
 @pytest.mark.slow
 def test_the_papers_preset_goes_through_two_iterations_on_a_miniature_of_the_original_layout(fetched: Path, tmp_path: Path) -> None:
     small = [
-        f"run={tmp_path / 'run'}", f"data={fetched}", f"model.path={BASE}", "model.dtype=float32", "iterations=2", "respond.max_new_tokens=48", "respond.context_max_new_tokens=64",
+        f"run={tmp_path / 'run'}", f"data={fetched}", f"model.path={TOYBOX_BASE}", "model.dtype=float32", "iterations=2", "respond.max_new_tokens=48", "respond.context_max_new_tokens=64",
         "evaluate.max_new_tokens=48", "train.gradient_accumulation=1", "max_bad_share=0.5",
     ]  # fmt: skip
     found = isrdpo("check", "params/paper.yaml", *small)
@@ -74,7 +77,7 @@ def test_the_papers_preset_goes_through_two_iterations_on_a_miniature_of_the_ori
     assert {a.kind for a in answers} == {"msvd", "msrvtt", "tgif"} and len(answers) == 9
     assert records.read_json(tmp_path / "run/iter_02/.done/train.json")["counts"]["pairs"] > 0
     policy, _ = hound.load(tmp_path / "run/iter_02/policy")
-    assert policy.config.frames == hound.load(BASE)[0].config.frames
+    assert policy.config.frames == hound.load(TOYBOX_BASE)[0].config.frames
     assert (tmp_path / "run/report.html").exists()
 
 
@@ -94,7 +97,7 @@ def test_the_single_gpu_preset_runs_on_a_miniature_of_its_family(fetched: Path, 
 
 @pytest.mark.slow
 def test_the_evaluation_preset_scores_all_ten_sets_beside_the_published_numbers(fetched: Path, tmp_path: Path) -> None:
-    small = [f"run={tmp_path / 'run'}", f"data={fetched}", f"model.path={BASE}", "model.dtype=float32", "evaluate.max_new_tokens=12", "data.questions=2"]
+    small = [f"run={tmp_path / 'run'}", f"data={fetched}", f"model.path={TOYBOX_BASE}", "model.dtype=float32", "evaluate.max_new_tokens=12", "data.questions=2"]
     unable = isrdpo("run", "params/eval_released.yaml", *small)
     assert unable.returncode == 1 and "OPENAI_API_KEY holds no key" in unable.stderr and not (tmp_path / "run").exists()
     assert "OPENAI_API_KEY holds no key" in isrdpo("check", "params/eval_released.yaml", *small).stderr

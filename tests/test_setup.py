@@ -26,7 +26,6 @@ MACHINES = {
     "macos": {"sys_platform": "darwin", "platform_machine": "arm64", "platform_system": "Darwin", "os_name": "posix"},
 }
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-FILES = sorted((ROOT / "isrdpo").glob("*.py"))
 
 
 def pins(requirements: list[Requirement], machine: str, python: str) -> dict[str, str]:
@@ -110,71 +109,6 @@ def _best_of_three(arguments: list[str]) -> float:
         subprocess.run([sys.executable, "-m", "isrdpo", *arguments, "--help"], capture_output=True, check=True)
         best = min(best, time.monotonic() - started)
     return best
-
-
-def imported(path: Path, top_level_only: bool) -> set[str]:
-    """Modules that a file imports, those of ours as isrdpo.<name>; not what stands under `if TYPE_CHECKING`."""
-    tree = ast.parse(path.read_text())
-    checking = {id(n) for block in ast.walk(tree) if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test) for n in ast.walk(block)}
-    inside = {id(n) for block in ast.walk(tree) if isinstance(block, (ast.FunctionDef, ast.Lambda)) for n in ast.walk(block)}
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if id(node) in checking or (top_level_only and id(node) in inside):
-            continue
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found |= {f"isrdpo.{alias.name}" for alias in node.names} if node.module == "isrdpo" else {node.module or ""}
-    return found
-
-
-LAYERS = [
-    {"__init__", "strict_yaml", "folders"},
-    {"prompts", "records", "metrics", "protocol"},
-    {"params", "spellings", "scores"},
-    {"keys", "provenance", "verdicts", "scorers"},
-    {"runs", "video", "toybox"},
-    {"hound_model"},
-    {"hound", "auto", "formats", "benchmarks"},
-    {"vlmm", "dpo", "predictions", "benchmark_scores"},
-    {"speed"},
-    {"data", "respond", "judge", "look", "train", "evaluate", "score"},
-    {"plots", "show", "hub", "archives"},
-    {"report", "checks", "fetch", "export"},
-    {"summary"},
-    {"gallery", "compare"},
-    {"pages"},
-    {"notebooks"},
-    {"study"},
-    {"launch"},
-    {"__main__"},
-]
-STAGES = LAYERS[9]
-
-
-def layer(name: str) -> int:
-    return next(n for n, names in enumerate(LAYERS) if name in names)
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_imports_go_downwards_only(path: Path) -> None:
-    """params, records, prompts, metrics < runs, video, vlmm, hound < stages < plots, report < launch."""
-    for other in {name.split(".")[1] for name in imported(path, top_level_only=False) if name.startswith("isrdpo.")}:
-        assert layer(other) < layer(path.stem), f"{path.stem} imports {other}"
-
-
-@pytest.mark.parametrize("name", sorted(STAGES))
-def test_stages_never_import_each_other(name: str) -> None:
-    found = imported(ROOT / "isrdpo" / f"{name}.py", top_level_only=False)
-    assert not {f"isrdpo.{other}" for other in STAGES - {name}} & found
-
-
-@pytest.mark.parametrize("name", ["params", "records", "runs", "keys", "folders", "provenance", "metrics", "prompts", "strict_yaml", "launch", "pages",
-                                  "data", "respond", "judge", "train", "evaluate", "verdicts", "checks", "look", "report", "plots", "show", "summary", "gallery", "notebooks", "compare", "study", "speed",
-                                  "hub", "archives", "fetch", "export", "protocol", "predictions", "scorers", "scores", "score", "benchmarks", "benchmark_scores"])  # fmt: skip
-def test_light_modules_load_nothing_heavy(name: str) -> None:
-    code = f"import isrdpo.{name}, sys; print(sorted({{'torch', 'transformers', 'trl', 'decord', 'openai', 'datasets', 'papermill'}} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)

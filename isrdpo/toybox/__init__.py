@@ -1,5 +1,1 @@
 """Toybox: a small world of real video files in which every fact is known, and the tiny base model that lives in it."""
-
-from pathlib import Path
-
-BASE = Path(__file__).parent / "base"

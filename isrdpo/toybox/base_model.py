@@ -22,7 +22,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from isrdpo import hound, prompts
+from isrdpo.core import prompts
+from isrdpo.models import hound
 from isrdpo.toybox import language, world
 
 TASKS = ("describe", "again", "look", "answer", "copy", "claim", "terse_with", "terse_without", "pair_with", "pair_without", "judge_with", "judge_without")
@@ -336,7 +337,7 @@ def clip_pixels(recipe: Recipe, scenes: list[dict], folder: Path, processor: hou
     """What the model sees of the scenes' clips: float16 [clips, T, 3, S, S], read back from the mp4 files."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from isrdpo import video
+    from isrdpo.formats import video
 
     names = world.write_clips(scenes, recipe.seed, world.Difficulty(), folder)
 
@@ -356,7 +357,7 @@ def save_checkpoint(path: Path, step: int, model: torch.nn.Module, opts: list[to
 def train(recipe: Recipe, folder: Path, device: str = "cpu", stop: int | None = None, workers: int = 0, every: int = 100) -> list[dict]:
     """Run (or resume) the recipe in `folder`; writes `model/` (original layout) at the end. Returns the log, a row a step:
     step, seconds, and for each task of the step its loss and share of reply tokens right. `stop`: end after so many steps."""
-    from isrdpo.runs import progress
+    from isrdpo.core.runs import progress
 
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "tokenizer.model").exists():

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from isrdpo import metrics, params, prompts, records, verdicts, vlmm
-from isrdpo.runs import draw_seed, progress, project_root
+from isrdpo.core import metrics, params, prompts, records
+from isrdpo.core.runs import draw_seed, progress, project_root
+from isrdpo.models import local as vlmm
+from isrdpo.models import verdicts
 from isrdpo.toybox import claims, world
 
 SEED = 100

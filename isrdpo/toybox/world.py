@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from isrdpo.records import FixedPair, Sample
+from isrdpo.core.records import FixedPair, Sample
 from isrdpo.toybox import language
 
 SIZE, FPS, FRAMES = 96, 4, 12  # pixels a side; frames a second; frames a clip (3 s)

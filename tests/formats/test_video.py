@@ -1,0 +1,173 @@
+"""Videos and frame folders to frames, and the paths that rows name."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from isrdpo.formats import video
+
+
+def make_clip(path: Path, count: int = 60, rate: int = 10, options: dict | None = None) -> Path:
+    """Gray frames that brighten by 4 a frame, H.264."""
+    rng = np.random.default_rng(0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", options=options or {}) as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(count):
+            frame = np.full((48, 64, 3), number * 4 % 240, np.uint8) + rng.integers(0, 8, (48, 64, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def make_frames(folder: Path, count: int, size: tuple[int, int] = (20, 10)) -> Path:
+    folder.mkdir(parents=True)
+    for number in range(count):
+        Image.new("RGB", size, (number * 10, 0, 0)).save(folder / f"c01_{number + 1:04}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clip(tmp_path_factory.mktemp("clips") / "clip.mp4")
+
+
+@pytest.fixture(params=["decord", "pyav"])
+def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """With decord, and as where it has no wheel."""
+    if request.param == "pyav":
+        monkeypatch.setitem(__import__("sys").modules, "decord", None)
+    else:
+        pytest.importorskip("decord")
+    return request.param
+
+
+def test_whole_clip(clip: Path, decoder: str) -> None:
+    found = video.read(clip, 8)
+    chosen = np.linspace(0, 59, 8, dtype=int)
+    assert found.decoder == decoder
+    assert found.frames.shape == (8, 48, 64, 3) and found.frames.dtype == np.uint8
+    np.testing.assert_allclose(found.times, chosen / 10, atol=1e-6)
+    np.testing.assert_allclose(found.frames.mean(axis=(1, 2, 3)), chosen * 4 + 3.5, atol=4)
+
+
+def test_first_ten_seconds(tmp_path: Path, decoder: str) -> None:
+    path = make_clip(tmp_path / "long.mp4", count=75, rate=5)
+    assert video.read(path, 4, "first_10s").times.tolist() == pytest.approx([0, 3.2, 6.4, 9.8])
+    assert video.read(path, 4, "whole").times[-1] == pytest.approx(14.8)
+    with pytest.raises(ValueError, match="span 'middle' is not one of whole, first_10s"):
+        video.read(path, 4, "middle")
+
+
+def test_short_clips_repeat_frames(tmp_path: Path, decoder: str) -> None:
+    path = make_clip(tmp_path / "short.mp4", count=3)
+    assert video.read(path, 8).times.tolist() == pytest.approx([0, 0, 0, 0, 0.1, 0.1, 0.1, 0.2])
+    assert video.read(make_clip(tmp_path / "one.mp4", count=1), 4).times.tolist() == [0, 0, 0, 0]
+
+
+def test_a_container_that_states_no_length(tmp_path: Path, decoder: str) -> None:
+    path = make_clip(tmp_path / "clip.mkv")
+    np.testing.assert_allclose(video.read(path, 8).times, np.linspace(0, 59, 8, dtype=int) / 10, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["cut", "no index", "damaged", "text", "empty", "sound"])
+def test_a_broken_file_is_one_clear_line(tmp_path: Path, decoder: str, kind: str) -> None:
+    path = make_clip(tmp_path / "clip.mp4", options={"movflags": "faststart"} if kind != "no index" else None)
+    content = bytearray(path.read_bytes())
+    if kind in ("cut", "no index"):
+        content = content[: len(content) * 6 // 10]
+    elif kind == "damaged":
+        content[len(content) // 2 :][:3000] = b""
+        content[len(content) // 2 : len(content) // 2 + 3000] = b"\x55" * 3000
+    elif kind == "text":
+        content = bytearray(b"not a video\n" * 100)
+    elif kind == "empty":
+        content = bytearray()
+    path.write_bytes(content)
+    if kind == "sound":
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("aac", rate=8000)
+            sound = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), format="fltp", layout="mono")
+            sound.sample_rate = 8000
+            container.mux(stream.encode(sound))
+            container.mux(stream.encode())
+    with pytest.raises(video.VideoError) as error:
+        video.read(path, 8)
+    assert (
+        str(path) in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < len(str(path)) + 80
+    )
+
+
+def test_frame_folders(tmp_path: Path) -> None:
+    folder = make_frames(tmp_path / "frames", 20)
+    (folder / ".DS_Store").write_bytes(b"x")
+    found = video.read(folder, 8)
+    chosen = np.linspace(0, 19, 8, dtype=int)
+    assert found.decoder == "frames" and found.frames[:, 0, 0, 0].tolist() == (chosen * 10).tolist()
+    assert found.times.tolist() == (chosen / 2).tolist()
+    assert video.read(make_frames(tmp_path / "five", 5), 8).frames[:, 0, 0, 0].tolist() == [
+        0,
+        0,
+        10,
+        10,
+        20,
+        20,
+        30,
+        40,
+    ]
+
+
+def test_faulty_frame_folders(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(video.VideoError, match="empty: a folder without frames"):
+        video.read(tmp_path / "empty", 8)
+    torn = make_frames(tmp_path / "torn", 2) / "c01_0002.png"
+    torn.write_bytes(torn.read_bytes()[:40])
+    with pytest.raises(video.VideoError, match=r"c01_0002.png: not a readable picture"):
+        video.read(tmp_path / "torn", 8)
+    Image.new("RGB", (7, 7)).save(make_frames(tmp_path / "mixed", 2) / "c01_0003.png")
+    with pytest.raises(video.VideoError, match="of another size than c01_0001.png"):
+        video.read(tmp_path / "mixed", 8)
+    with pytest.raises(video.VideoError, match="gone.mp4: no such video"):
+        video.read(tmp_path / "gone.mp4", 8)
+
+
+def test_resolve(tmp_path: Path, clip: Path) -> None:
+    root = tmp_path / "videos"
+    make_frames(root / "test" / "webvid" / "10003718", 2)
+    (root / "plain.mp4").write_bytes(clip.read_bytes())
+    (root / "two.dots.webm").write_bytes(b"")
+    assert video.resolve(root, "test/webvid/10003718") == root / "test/webvid/10003718"
+    assert video.resolve(root, "test/webvid/10003718.mp4") == root / "test/webvid/10003718"
+    assert video.resolve(root, "plain") == video.resolve(root, "plain.mp4") == root / "plain.mp4"
+    assert video.resolve(root, "two.dots") == root / "two.dots.webm"
+    assert video.resolve(root, "test/../plain.mp4").resolve() == root / "plain.mp4"
+    for missing in ("gone", "test", "test/webvid", "", ".", "x" * 300, "a\0b"):
+        with pytest.raises(video.VideoError):
+            video.resolve(root, missing)
+    with pytest.raises(video.VideoError, match=r"gone: no such video \(nor with .mp4"):
+        video.resolve(root, "gone")
+
+
+def test_resolve_never_leaves_the_root(tmp_path: Path, clip: Path) -> None:
+    root, outside = tmp_path / "videos", make_frames(tmp_path / "outside", 2)
+    make_frames(root / "mixed", 2)
+    (outside / "secret.mp4").write_bytes(clip.read_bytes())
+    (root / "link.mp4").symlink_to(outside / "secret.mp4")
+    (root / "hidden.webm").symlink_to(outside / "secret.mp4")
+    (root / "folder").symlink_to(outside)
+    (root / "mixed" / "c01_0003.png").symlink_to(outside / "c01_0001.png")
+    (root / "loop").symlink_to(root / "loop")
+    escapes = ["../outside", "../outside/secret", str(outside / "secret.mp4"), "link.mp4", "link", "hidden", "folder"]
+    for name in [*escapes, "folder/secret.mp4", "mixed"]:
+        with pytest.raises(video.VideoError, match=r"out of the video folder"):
+            video.resolve(root, name)
+    with pytest.raises(video.VideoError):
+        video.resolve(root, "loop")
+    (tmp_path / "alias").symlink_to(root)  # a root that is a link itself is fine
+    (root / "inside.mp4").symlink_to(make_clip(root / "real.mp4", count=2))
+    assert video.resolve(tmp_path / "alias", "inside").name == "inside.mp4"

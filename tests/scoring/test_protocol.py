@@ -1,0 +1,87 @@
+"""Protocol hound: what is asked, and how replies are read, rule by rule as LLaVA-Hound's evaluation reads them."""
+
+import pytest
+
+from isrdpo.core import metrics
+from isrdpo.scoring import protocol
+from isrdpo.scoring.protocol import CLAIMS, OFFICIAL, OWN, Verdict
+
+
+@pytest.mark.parametrize(
+    ("reply", "score", "by"),
+    [
+        ("Explanation: fine.\nScore: 4", 4.0, "pattern"),
+        ("Score: 3.5 of 5", 3.5, "pattern"),
+        ("Score: 2\nScore: 5", 2.0, "pattern"),  # the first
+        ("Score: 4.", 4.0, "pattern"),
+        ("Score:4, or 4 at least, not 1", 4.0, "majority"),  # no space behind the colon
+        ("**Score**: 5", 5.0, "majority"),
+        ("between 2 and 4", 3.0, "mean"),
+        ("1 2 2 3 3", 2.5, "mean"),
+        ("I cannot say.", 1.0, "none"),
+        ("", 1.0, "none"),
+        ("It earns 45 points", 45.0, "majority"),  # nothing keeps it within 1 to 5 there
+        ("score4", 1.0, "none"),  # no word begins at the digit
+    ],
+)
+def test_own_sets(reply: str, score: float, by: str) -> None:
+    assert protocol.read(OWN, reply) == Verdict(score, score >= 3.0, by)
+
+
+@pytest.mark.parametrize(
+    ("reply", "score", "correct", "by"),
+    [
+        ("{'pred': 'yes', 'score': 4.8}", 4.0, True, "pattern"),
+        ('{"pred": "no", "score": 0}', 0.0, False, "pattern"),
+        ("{'pred':'no','score':2}", 2.0, False, "pattern"),
+        ("{'pred': 'no', 'score': 1} yes, really", 1.0, True, "pattern"),  # yes anywhere
+        ("Yes. The score is 5", None, True, "anywhere"),
+        ("{'pred': 'yes', 'score': '4'}", None, True, "anywhere"),
+        ("I do not know", None, False, "anywhere"),  # `no` within another word
+        ("4", None, None, "none"),
+    ],
+)
+def test_official_sets(reply: str, score: float | None, correct: bool | None, by: str) -> None:
+    assert protocol.read(OFFICIAL, reply) == Verdict(score, correct, by)
+
+
+@pytest.mark.parametrize(
+    ("reply", "claims", "unsupported"),
+    [
+        ("supported: a cube\nunsupported: it is red", 2, 1),
+        ("- Supported: a\n2. **unsupported**: b\n* UNSUPPORTED: c", 3, 2),
+        ("The claim is supported: yes", None, None),
+        ("", None, None),
+    ],
+)
+def test_claims(reply: str, claims: int | None, unsupported: int | None) -> None:
+    found = protocol.read(CLAIMS, reply)
+    assert (found.claims, found.unsupported) == (claims, unsupported) and found.parsed_by == ("none" if claims is None else "pattern")
+
+
+def test_prompts_hold_everything_and_braces_in_answers_are_text() -> None:
+    asked = {"question": "What {caption}?", "answer": "{answer} {", "prediction": "{0} %s", "caption": "A {question}"}
+    for kind in (OWN, OFFICIAL, CLAIMS):
+        *system, user = protocol.messages(kind, **asked)
+        assert [m["role"] for m in system] == ["system"] * (kind == OFFICIAL) and user["role"] == "user"
+        wanted = {OWN: asked, OFFICIAL: {k: v for k, v in asked.items() if k != "caption"}, CLAIMS: {k: v for k, v in asked.items() if k != "answer"}}[kind]
+        assert all(text in user["content"] for text in wanted.values())
+    assert "{'pred': 'yes', 'score': 4.8}" in protocol.messages(OFFICIAL, **asked)[1]["content"]
+
+
+def test_an_answer_is_cut_to_256_words_and_a_shorter_one_left_as_it_is() -> None:
+    assert protocol.cut("a\n b") == "a\n b"
+    assert protocol.cut("w  " * 257) == " ".join(["w"] * 256)
+
+
+def test_published_means_are_those_of_the_readme() -> None:
+    means = {v: [round(sum(x) / 3, 2) for x in models.values()] for v, models in protocol.REFERENCE.items()}
+    assert means == {"gpt-3.5-turbo-0301": [71.02, 74.83, 82.03], "gpt-3.5-turbo-0613": [59.7, 62.65, 70.75], "gpt-3.5-turbo-1106": [62.9, 67.76, 77.61]}
+
+
+def test_kappa_by_hand() -> None:
+    one, other = [True] * 25 + [False] * 25, [True] * 20 + [False] * 5 + [True] * 10 + [False] * 15  # both 20, neither 15, chance 0.5
+    assert metrics.kappa("k", one, other)["k"] == pytest.approx(0.4)
+    assert metrics.kappa("k", [True] * 4, [True] * 4)["k"] is None and metrics.kappa("k", [], [])["k"] is None
+    found = metrics.kappa("k", one, other)
+    assert found["k_low"] < 0.4 < found["k_high"] <= 1

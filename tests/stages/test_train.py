@@ -1,0 +1,229 @@
+"""The train stage on disk: policies, train.csv, resuming, pruning."""
+
+import csv
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from isrdpo.core import params, records
+from isrdpo.core.runs import Run, RunError
+from isrdpo.models import dpo, hound
+from isrdpo.models import local as vlmm
+from isrdpo.stages import train
+from tests.models.test_dpo import PROCESSOR, make_model, preferences
+
+PRESET = Path(__file__).parents[2] / "params" / "toybox.yaml"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three clips (frame folders) and a tiny base model."""
+    folder = tmp_path_factory.mktemp("world")
+    for n, name in enumerate(("one", "two", "three")):
+        (folder / "clips" / name).mkdir(parents=True)
+        for frame in range(3):
+            pixels = np.random.default_rng([n, frame]).integers(0, 255, (16, 20, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "clips" / name / f"c01_{frame:04d}.jpeg")
+    hound.save(make_model(), PROCESSOR, folder / "base")
+    return folder
+
+
+def make_run(world: Path, folder: Path, *overrides: str) -> Run:
+    fixed = [f"run={folder}", f"data={world}", f"model.path={world / 'base'}", "model.device=cpu", "train.batch_size=4"]
+    return Run.create(params.load(PRESET, [*fixed, "train.learning_rate=1e-3", "train.lora_r=4", *overrides]))
+
+
+def finish(run: Run, iteration: int, rows: list[records.Preference] | None = None) -> None:
+    """Everything before train, as if it had run, with these preferences."""
+    for name in ("data", "respond", "judge"):
+        with run.stage(name, iteration) as stage:
+            if name == "judge":
+                records.write(stage.path("preferences.jsonl"), preferences() if rows is None else rows)
+
+
+def table(run: Run, iteration: int) -> list[dict[str, float]]:
+    with run.file(iteration, "train.csv").open() as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def weights(run: Run, iteration: int) -> dict[str, torch.Tensor]:
+    return load_file(run.file(iteration, "policy") / "model.safetensors")
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_each_iteration_starts_at_ln_2_from_the_policy_before(world: Path, tmp_path: Path, method: str) -> None:
+    run = make_run(world, tmp_path / "run", f"train.method={method}", "train.epochs=4")
+    for iteration in (1, 2):
+        finish(run, iteration)
+        train.run(run, iteration)
+    first, second = table(run, 1), table(run, 2)
+    assert list(first[0]) == list(train.COLUMNS) and [row["step"] for row in first] == list(range(1, 9))
+    for rows in (first, second):
+        assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)
+        assert rows[-1]["loss"] < rows[0]["loss"] and rows[-1]["margins"] > 0
+    assert all(row["chosen_words"] > 0 and row["rejected_words"] > 0 for row in first)
+    assert first[0]["logps_chosen"] != second[0]["logps_chosen"]  # the same pairs, another reference
+    assert not run.file(1, "checkpoints").exists() and not run.file(1, "policy.tmp").exists()
+    assert run.done("train", 2)["counts"] == {"pairs": 8, "too_long": 0}
+    model, processor = hound.load(run.policy_after(2))
+    assert (processor.vocab_size, model.dtype) == (PROCESSOR.vocab_size, torch.float32)
+
+
+def test_two_runs_are_equal_and_a_finished_one_is_left_alone(world: Path, tmp_path: Path) -> None:
+    runs = [make_run(world, tmp_path / name) for name in ("a", "b")]
+    for run in runs:
+        finish(run, 1)
+        train.run(run, 1)
+    files = [run.file(1, name) for run in runs for name in ("train.csv", "policy/model.safetensors")]
+    assert files[0].read_bytes() == files[2].read_bytes() and files[1].read_bytes() == files[3].read_bytes()
+    before = files[1].stat()
+    train.run(runs[0], 1)
+    assert files[1].stat().st_mtime_ns == before.st_mtime_ns and files[1].stat().st_ino == before.st_ino
+
+
+def test_killed_and_started_again_it_ends_with_the_same_bytes(world: Path, tmp_path: Path) -> None:
+    settings = ("train.epochs=8", "train.save_steps=2", "train.method=full")
+    whole, killed = (make_run(world, tmp_path / name, *settings) for name in ("whole", "killed"))
+    for run in (whole, killed):
+        finish(run, 1)
+    command = [sys.executable, "-m", "isrdpo.train", "--run", str(killed.folder), "--iteration", "1"]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    child = subprocess.Popen(command, cwd=PRESET.parent.parent, env=environment)
+    checkpoints = killed.file(1, "checkpoints")
+    while child.poll() is None and not list(checkpoints.glob(f"checkpoint-*/{dpo.WHOLE}")):
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL and not killed.done("train", 1)
+    newest = max(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    torn = checkpoints / "checkpoint-15"
+    torn.mkdir()
+    (torn / "model.safetensors").write_bytes((newest / "model.safetensors").read_bytes()[:1000])
+    for run in (whole, killed):
+        train.run(run, 1)
+    assert whole.file(1, "train.csv").read_bytes() == killed.file(1, "train.csv").read_bytes()
+    names = sorted(path.name for path in whole.file(1, "policy").iterdir())
+    for name in names:
+        assert whole.file(1, f"policy/{name}").read_bytes() == killed.file(1, f"policy/{name}").read_bytes(), name
+    assert len(table(killed, 1)) == 16
+
+
+def test_it_goes_on_from_a_checkpoint_of_its_own_rows_only(world: Path, tmp_path: Path) -> None:
+    run = make_run(world, tmp_path / "run", "train.save_steps=1")
+    finish(run, 1)
+    trained = dpo.fit
+    seen: list[list[str]] = []
+
+    def interrupted(trainer: dpo.VideoDPOTrainer, key: str) -> list[dict]:
+        seen.append(sorted(path.name for path in Path(trainer.args.output_dir).glob("checkpoint-*")))
+        trained(trainer, key)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(dpo, "fit", interrupted)
+        train.run(run, 1)
+    assert [path.name for path in run.file(1, "checkpoints").glob("checkpoint-*")] == ["checkpoint-4"]
+    records.write(run.file(1, "preferences.jsonl"), preferences(7))
+    train.run(run, 1)
+    assert len(table(run, 1)) == 4 and run.done("train", 1)["counts"]["pairs"] == 7
+
+
+def test_without_a_pair_the_policy_stays_as_it_is(world: Path, tmp_path: Path) -> None:
+    run = make_run(world, tmp_path / "run")
+    finish(run, 1, rows=[])
+    train.run(run, 1)
+    assert run.file(1, "train.csv").read_text() == ",".join(train.COLUMNS) + "\n"
+    assert run.done("train", 1)["warnings"] == ["no pair to train on: the policy stays as it is"]
+    base = load_file(world / "base" / "model.safetensors")
+    assert all(torch.equal(tensor, base[name]) for name, tensor in weights(run, 1).items())
+
+
+def test_longer_pairs_are_left_out_and_counted_never_cut(world: Path, tmp_path: Path) -> None:
+    run = make_run(world, tmp_path / "run", "train.max_length=200", "train.epochs=1")
+    long = records.Preference("long", "one", "What moves?", "cat " * 300, "dog", None)
+    finish(run, 1, rows=[*preferences(4), long])
+    train.run(run, 1)
+    assert run.done("train", 1)["counts"] == {"pairs": 4, "too_long": 1}
+    assert len(table(run, 1)) == 1
+
+
+def test_training_reads_the_videos_and_tokens_that_generation_reads(world: Path, tmp_path: Path) -> None:
+    """What the judge's next-token scores say of two replies is what the trainer says of them."""
+    run = make_run(world, tmp_path / "run")
+    opened = vlmm.open_model(run.params, run.policy(1))
+    clip, preference = world / "clips" / "one", preferences()[0]
+    replies = ("red cat", "red dogs")
+    scores = opened.choose(opened.encode([clip]), [preference.question], replies)[0]
+    chosen, rejected = (opened.processor.answer_ids(text) for text in replies)
+    end = 1 + next(n for n, pair in enumerate(zip(chosen, rejected, strict=False)) if len(set(pair)) == 2)
+    chosen, rejected = chosen[:end], rejected[:end]
+    row = dpo.row(preference, opened.processor, {}) | {"chosen_ids": chosen, "rejected_ids": rejected}
+    features = train.clip_features(lambda name: world / "clips" / name, opened.encode, ["one"])
+    trainer = dpo.trainer(opened.model, opened.processor, [row], features, run.params.train, tmp_path / "new", seed=0)
+    first, second = trainer.compute_ref_log_probs(trainer.model, trainer.data_collator([row]))
+    assert (first - second).item() == pytest.approx((scores[0] - scores[1]).item(), abs=1e-4)
+
+
+def test_each_clip_is_encoded_once_and_held_only_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def encode(paths: list[Path]) -> list[dict]:
+        asked.extend(path.name for path in paths)
+        return [{"features": torch.full((2, 3), float(len(path.name)))} for path in paths]
+
+    features = train.clip_features(Path, encode, ["a", "bb", "a", "bb"])
+    assert features("bb")["features"].eq(2).all() and features("a")["features"].eq(1).all() and asked == ["a", "bb"]
+    monkeypatch.setattr(train, "FEATURE_MEMORY", 0)
+    features = train.clip_features(Path, encode, ["a", "bb"])
+    assert features("bb")["features"].eq(2).all() and asked == ["a", "bb", "bb"]
+
+
+def test_older_policies_go_once_they_are_evaluated(world: Path, tmp_path: Path) -> None:
+    run = make_run(world, tmp_path / "run", "keep_policies=last")
+
+    def kept() -> list[int]:
+        return [t for t in (1, 2, 3) if run.file(t, "policy").exists()]
+
+    with run.stage("data", 0):
+        pass
+    for iteration in (1, 2, 3):
+        finish(run, iteration, rows=[])
+        train.run(run, iteration)
+        if iteration == 1:
+            with run.stage("evaluate", 1):
+                pass
+    assert kept() == [2, 3]  # evaluate(2) has not run: its policy is needed still
+    with run.stage("evaluate", 2):
+        pass
+    train.run(run, 3)
+    assert kept() == [3]
+    run.marker("train", 3).unlink()
+    with pytest.raises(RunError, match=r"policy of iteration 3 is gone.*run the train stage of iteration 2 again"):
+        train.run(run, 3)
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("all", [1, 2, 3]), ("2", [2, 3])])
+def test_as_many_policies_stay_as_asked(world: Path, tmp_path: Path, keep: str, kept: list[int]) -> None:
+    run = make_run(world, tmp_path / "run", f"keep_policies={keep}")
+    with run.stage("data", 0):
+        pass
+    for iteration in (1, 2, 3):
+        finish(run, iteration, rows=[])
+        train.run(run, iteration)
+        with run.stage("evaluate", iteration):
+            pass
+    assert [t for t in (1, 2, 3) if run.file(t, "policy").exists()] == kept
+
+
+def test_without_verdicts_it_names_the_missing_stage(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="needs stage judge of iteration 1"):
+        train.run(make_run(world, tmp_path / "run"), 1)
