@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from isrdpo.core.clips import find_clip
 from isrdpo.core.params import Params
-from isrdpo.core.runs import progress
+from isrdpo.core.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,11 @@ class Case:
 
 def clips(params: Params, count: int) -> list[Path]:
     """Toybox's clips, whatever the model: the first `count` of its evaluation set."""
-    from isrdpo.core.runs import resolve
-    from isrdpo.formats import video
+    from isrdpo.core.folders import resolve
     from isrdpo.toybox import world
 
     root = resolve(params.run).parent / ".cache" / "clips"
-    return [video.resolve(root, row.video) for row in world.samples("evaluate", count, 0, world.Difficulty(), root)]
+    return [find_clip(root, row.video) for row in world.samples("evaluate", count, 0, world.Difficulty(), root)]
 
 
 def cases(params: Params, paths: list[Path]) -> list[Case]:
@@ -116,7 +116,7 @@ def measure(found: list[Case], repeats: int) -> list[dict]:
     rows = []
     for case in found:
         gap = difference(case.apart(), case.shared())
-        for turn in progress(range(repeats), repeats, case.name):
+        for turn in progress_bar(range(repeats), repeats, case.name):
             order = ("apart", "shared") if turn % 2 == 0 else ("shared", "apart")
             took = {}
             for side in order:

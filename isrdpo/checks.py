@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from isrdpo.core import prompts, records
-from isrdpo.core.folders import RunError, resolve
+from isrdpo.core.errors import RunError
+from isrdpo.core.folders import resolve
 from isrdpo.core.params import Params
 from isrdpo.core.records import Sample
 from isrdpo.scoring import scorers
@@ -65,7 +66,7 @@ def _data(params: Params) -> tuple[list[str], list[str]]:
 def lengths(clips: dict[Path, list[str]]) -> tuple[str, list[str]]:
     """(durations over the distinct clips in a line, a detail for each row whose clip cannot be opened). Containers' headers only; of more than SAMPLED clips
     SAMPLED evenly spaced ones, and then the line says so."""
-    from isrdpo.core.runs import progress
+    from isrdpo.core.progress import progress_bar
     from isrdpo.formats import video
 
     paths = sorted(clips)
@@ -79,7 +80,7 @@ def lengths(clips: dict[Path, list[str]]) -> tuple[str, list[str]]:
 
     pool = ThreadPoolExecutor(THREADS)
     try:
-        found = dict(zip(taken, progress(pool.map(measured, taken), len(taken), "check: durations"), strict=True))
+        found = dict(zip(taken, progress_bar(pool.map(measured, taken), len(taken), "check: durations"), strict=True))
     finally:
         pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for the rest
     known = [length for length in found.values() if isinstance(length, float)]
@@ -97,7 +98,7 @@ def _pairs(params: Params, train: list[Sample], problems: list[str]) -> list[str
         return []
     left: dict[str, list[str]] = {}
     for sample in train:
-        if cause := records.no_pair(sample.chosen, sample.rejected):
+        if cause := records.why_no_pair(sample.chosen, sample.rejected):
             left.setdefault(cause, []).append(sample.id)
     if (missed := sum(map(len, left.values()))) > params.max_bad_share * len(train):
         problems.append(

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isrdpo.core import folders
+from isrdpo.core import errors, folders
 from isrdpo.core import pipeline as keys
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ def main(arguments: list[str] | None = None) -> None:
         print("\nisrdpo: interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if not folders.expected(error):
+        if not errors.is_expected(error):
             raise
-        sys.exit("\n".join(f"isrdpo: {line}" for line in folders.told(error).splitlines()))
+        sys.exit("\n".join(f"isrdpo: {line}" for line in errors.message_of(error).splitlines()))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -145,13 +145,13 @@ def run(given: argparse.Namespace) -> None:
 
     settings = params.load(preset_path(given.preset), given.overrides)
     if problem := scorers.missing(settings.score):
-        raise folders.RunError(problem)  # before hours of work, not after
+        raise errors.RunError(problem)  # before hours of work, not after
     made = runs.Run.create(settings, redo=given.redo)
     with made.lock("launch."):
         steps = plan(made.params.iterations)
         todo = [(number, step) for number, step in enumerate(steps, 1) if notebooks.missing(made, *step)]
         if given.stages:
-            alone(made, [(number, (name, t)) for number, (name, t) in enumerate(steps, 1) if not runs.complete(made, name, t)], len(steps))
+            alone(made, [(number, (name, t)) for number, (name, t) in enumerate(steps, 1) if not runs.is_complete(made, name, t)], len(steps))
             todo = []
         if todo:
             made.note_machine()
@@ -182,13 +182,13 @@ def work(made: "runs.Run", todo: list[tuple[int, tuple[str, int]]], steps: int) 
     for place, (number, (name, t)) in enumerate(todo):
         label, began = f"[{number:2}/{steps}] iteration {t}: {keys.NOTEBOOKS[name]}", time.monotonic()
         left = watch.left([step for _, step in todo[place:]])
-        whole = f"about {notebooks.clock(left)} left in all" if left is not None else ""
+        whole = f"about {notebooks.format_duration(left)} left in all" if left is not None else ""
         pages.index(made, f"Running: step {number} of {steps}, {keys.NOTEBOOKS[name]} of iteration {t}, since {time.strftime('%H:%M:%S')}"
                           f"{'; ' + whole if whole else ''}. This page is written anew after each step.")  # fmt: skip
 
         def say(within: str, label: str = label, began: float = began, whole: str = whole) -> None:
             if screen:
-                print(f"\r{label:<44}{notebooks.clock(time.monotonic() - began):>8}  {within or whole:<40}", end="", flush=True)
+                print(f"\r{label:<44}{notebooks.format_duration(time.monotonic() - began):>8}  {within or whole:<40}", end="", flush=True)
 
         try:
             notebooks.make(made, name, t, say)
@@ -200,8 +200,8 @@ def work(made: "runs.Run", todo: list[tuple[int, tuple[str, int]]], steps: int) 
             raise
         watch.took[name] = time.monotonic() - began
         rest = watch.left([step for _, step in todo[place + 1 :]])
-        told = f"about {notebooks.clock(rest)} left in all" if rest else ""
-        print(f"{chr(13) if screen else ''}{label:<44}{notebooks.clock(watch.took[name]):>8}  {told:<40}".rstrip(), flush=True)
+        told = f"about {notebooks.format_duration(rest)} left in all" if rest else ""
+        print(f"{chr(13) if screen else ''}{label:<44}{notebooks.format_duration(watch.took[name]):>8}  {told:<40}".rstrip(), flush=True)
 
 
 def study(given: argparse.Namespace) -> None:
@@ -211,7 +211,7 @@ def study(given: argparse.Namespace) -> None:
     path = preset_path(str(given.file))
     wanted = studies.load(path, given.seeds, given.overrides, given.arms)
     wanted.folder.mkdir(parents=True, exist_ok=True)
-    with folders.locked(wanted.folder / ".lock"):
+    with folders.hold_lock(wanted.folder / ".lock"):
         made = studies.go(wanted, given.redo)
         side_by_side([run.folder for run in made], wanted.folder)
 
@@ -246,7 +246,7 @@ def notebook(given: argparse.Namespace) -> None:
     for text in given.overrides:
         key, equals, value = text.partition("=")
         if not equals:
-            raise folders.RunError(f"{text}: not key=value")
+            raise errors.RunError(f"{text}: not key=value")
         values[key] = strict_yaml.parse(value, key)
     if given.name == "data":
         made = runs.open_or_create(given.run, values.get("preset", "params/toybox.yaml"))
@@ -276,17 +276,17 @@ def score(given: argparse.Namespace) -> None:
     path = folders.resolve(given.what)
     if path.is_file():
         if not given.test or not (given.to or given.dry_run):
-            raise folders.RunError(f"score {given.what}: a prediction file needs its test file and a place: --test SET.qa.jsonl --to FOLDER")
+            raise errors.RunError(f"score {given.what}: a prediction file needs its test file and a place: --test SET.qa.jsonl --to FOLDER")
         settings = params.load(params.BASE, ["data=toybox", *overrides])
         if settings.score.scorer == "none" and not given.dry_run:
-            raise folders.RunError(f"score {given.what}: by whom? give scorer=openai or scorer=local, and model=...")
+            raise errors.RunError(f"score {given.what}: by whom? give scorer=openai or scorer=local, and model=...")
         return print(scoring.file(path, given.test, folders.resolve(given.to or "."), settings, given.dry_run))
     if given.iteration is None:
-        raise folders.RunError(f"score {given.what}: which iteration? give --iteration 0 (the base) to N")
+        raise errors.RunError(f"score {given.what}: which iteration? give --iteration 0 (the base) to N")
     made = runs.Run.open(given.what)
     settings = params.changed(made.params, overrides)
     if settings.score.scorer == "none":
-        raise folders.RunError(f"score {given.what}: by whom? give scorer=openai or scorer=local, and model=...")
+        raise errors.RunError(f"score {given.what}: by whom? give scorer=openai or scorer=local, and model=...")
     if given.dry_run:
         return print(scoring.estimate(scoring.requests(scoring.answered(made, given.iteration), settings.score), settings.score))
     with made.lock("launch."):
@@ -302,7 +302,7 @@ def agreement(given: argparse.Namespace) -> None:
     from isrdpo.core import records
     from isrdpo.scoring import scores
 
-    one, other = (records.read(path, records.Score) for path in (given.first, given.second))
+    one, other = (records.read_jsonl(path, records.Score) for path in (given.first, given.second))
     table = scores.agreement(one, other)
     print(scores.agreed(table))
     if given.to:
@@ -351,15 +351,15 @@ def fetch(given: argparse.Namespace) -> None:
         if not (wanted or models):
             return print(f"{given.what}: needs nothing from the hub (data.source is empty, the model is local)")
         if wanted and target == "toybox":
-            raise folders.RunError(f"{given.what}: data.source goes with a folder as data.path; give data.path=FOLDER or --to FOLDER")
+            raise errors.RunError(f"{given.what}: data.source goes with a folder as data.path; give data.path=FOLDER or --to FOLDER")
     else:
         wanted = fetching.sets([given.what, *given.overrides])
         if not target:
-            raise folders.RunError(f"fetch {given.what}: where to? give --to FOLDER")
+            raise errors.RunError(f"fetch {given.what}: where to? give --to FOLDER")
     made = fetching.plan(wanted, models)
     folder = folders.resolve(target)
     fetching.fetch(made, folder, given.yes, given.keep)
-    return print(f"a run of it: data={folders.shown(folder)} {fetching.parameters(made)}" if wanted else "the model is in the hub's cache")
+    return print(f"a run of it: data={folders.display_path(folder)} {fetching.parameters(made)}" if wanted else "the model is in the hub's cache")
 
 
 def export(given: argparse.Namespace) -> None:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isrdpo.core import folders, params, records
-from isrdpo.core.pipeline import STAGES, key
-from isrdpo.core.runs import Run, complete
+from isrdpo.core import errors, folders, params, records
+from isrdpo.core.pipeline import STAGES, stage_key
+from isrdpo.core.runs import Run, is_complete
 
 KEYS = ("preset", "run", "seeds", "parallel", "set", "arms")
 POLL = 1.0  # seconds between looks at what is on disk
@@ -91,7 +91,7 @@ def go(study: Study, redo: bool = False) -> list[Run]:
                     del working[folder]
                     slots.append(slot)
                     if not ended(run):
-                        failed.append(f"{folders.shown(folder)}: {last_line(folder / 'study.log')}")
+                        failed.append(f"{folders.display_path(folder)}: {last_line(folder / 'study.log')}")
             watch.show(len(working))
     finally:
         for _, _, child in working.values():
@@ -99,13 +99,13 @@ def go(study: Study, redo: bool = False) -> list[Run]:
         for _, _, child in working.values():
             child.wait()
     if failed:
-        raise folders.RunError("\n".join(failed))
+        raise errors.RunError("\n".join(failed))
     return runs
 
 
 def ended(run: Run) -> bool:
     last = run.params.iterations
-    return all(complete(run, stage, t) for t in range(1, last + 1) for stage in STAGES) and complete(run, "evaluate", 0)
+    return all(is_complete(run, stage, t) for t in range(1, last + 1) for stage in STAGES) and is_complete(run, "evaluate", 0)
 
 
 def gpus() -> list[str]:
@@ -138,7 +138,7 @@ def last_line(log: Path) -> str:
 
 def adopt(run: Run, others: Sequence[Run]) -> None:
     """Takes the base's evaluation from a run that has the same (by its key), instead of making it again."""
-    mine, wanted = run.iteration(0), key(run.params, "evaluate", 0)
+    mine, wanted = run.iteration(0), stage_key(run.params, "evaluate", 0)
     found = next((o for o in others if o is not run and (m := o.done("evaluate", 0)) and m["key"] == wanted), None)
     if run.done("evaluate", 0) or found is None:
         return
@@ -174,13 +174,13 @@ class Watch:
         return sum(self.seen.values())
 
     def left(self) -> str:
-        from isrdpo.reports.notebooks import clock
+        from isrdpo.reports.notebooks import format_duration
 
         here = self.done - self.before
-        return f"about {clock((time.monotonic() - self.began) * (self.total - self.done) / here)} left in all" if here and self.done < self.total else ""
+        return f"about {format_duration((time.monotonic() - self.began) * (self.total - self.done) / here)} left in all" if here and self.done < self.total else ""
 
     def show(self, working: int) -> None:
-        from isrdpo.reports.notebooks import clock
+        from isrdpo.reports.notebooks import format_duration
 
         if sys.stdout.isatty():
-            print(f"\r{self.done}/{self.total} iterations, {working} runs at work, {clock(time.monotonic() - self.began)}  {self.left():<40}", end="", flush=True)
+            print(f"\r{self.done}/{self.total} iterations, {working} runs at work, {format_duration(time.monotonic() - self.began)}  {self.left():<40}", end="", flush=True)

@@ -52,7 +52,7 @@ def make_run(random_base: Path, tmp_path: Path) -> Callable:
 def small_loop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The product's own loop on the shipped base, small: two iterations by `isrdpo run`, with every page and a comparison. Slow: minutes."""
     folder = tmp_path_factory.mktemp("outputs") / "loop"
-    command = [sys.executable, "-m", "isrdpo.launch", "run", str(PRESET), f"run={folder}", *SMALL]
+    command = [sys.executable, "-m", "isrdpo.cli", "run", str(PRESET), f"run={folder}", *SMALL]
     made = subprocess.run(command, capture_output=True, text=True, cwd=PRESET.parent.parent, check=False)  # noqa: S603
     assert made.returncode == 0, made.stdout + made.stderr
     (folder / "terminal.txt").write_text(made.stdout)

@@ -30,7 +30,7 @@ def test_it_counts_what_the_stage_will_and_loads_nothing_heavy(own_data: Callabl
     folder, _ = own_data([GOOD, GOOD, gone, gone | {"id": "too"}, GOOD | {"id": "silent", "prompt": ""}, GOOD | {"id": "torn", "video": "torn.mp4"}])
     (folder / "clips" / "torn.mp4").write_bytes(b"no video at all")
     code = (
-        "import json, sys; from isrdpo import checks, params; from pathlib import Path\n"
+        "import json, sys; from isrdpo import checks; from isrdpo.core import params; from pathlib import Path\n"
         "print(json.dumps(checks.inspect(params.load(Path(sys.argv[1]), ['data=' + sys.argv[2]]))))\n"
         "assert not {'torch', 'transformers', 'decord', 'pandas', 'datasets'} & set(sys.modules)"
     )

@@ -92,10 +92,10 @@ def test_what_is_missing(tmp_path: Path) -> None:
     assert [step for step in launch.plan(1) if notebooks.missing(run, *step)] == [("judge", 1)]
     os.utime(pages.page_of(run, "train", 1), ns=(1, 1))
     assert notebooks.missing(run, "train", 1), "a page older than its stage shows other rows"
-    run.marker("look", 1).unlink()
+    run.marker_path("look", 1).unlink()
     assert notebooks.missing(run, "judge", 1), "the page of notebook 03 shows what look leaves, too"
     later = time.time_ns() + 10**9
-    os.utime(run.marker("train", 1), ns=(later, later))
+    os.utime(run.marker_path("train", 1), ns=(later, later))
     assert not pages.indexed(run)
     run.override("evaluate", {"batch_size": 1})
     assert not notebooks.missing(run, "evaluate", 1)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def isrdpo(*arguments: str | Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "isrdpo.launch", *map(str, arguments)]
+    command = [sys.executable, "-m", "isrdpo.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)  # noqa: S603
 
 
@@ -75,9 +75,9 @@ def test_data_of_ones_own_with_a_missing_video(tmp_path: Path) -> None:
     assert refused.returncode == 1 and "max_bad_share" in refused.stderr and "gone" in refused.stderr
     made = isrdpo("run", *mine, "max_bad_share=0.5")
     assert made.returncode == 0, made.stdout + made.stderr
-    bad = records.read(tmp_path / "real" / "iter_01" / "bad_data.jsonl", dict)
+    bad = records.read_jsonl(tmp_path / "real" / "iter_01" / "bad_data.jsonl", dict)
     assert [row["id"] for row in bad] == ["gone", "out"] and "leads out" in bad[1]["detail"]
-    assert [row["id"] for row in records.read(tmp_path / "real" / "iter_01" / "samples.jsonl", dict)] == ["a", "7"]
+    assert [row["id"] for row in records.read_jsonl(tmp_path / "real" / "iter_01" / "samples.jsonl", dict)] == ["a", "7"]
 
 
 def test_plain_papermill_names_the_missing_stage(tmp_path: Path) -> None:

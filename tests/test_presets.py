@@ -73,7 +73,7 @@ def test_the_papers_preset_goes_through_two_iterations_on_a_miniature_of_the_ori
     assert found.returncode == 0 and "train rows: 24" in found.stdout and "evaluation rows: 9" in found.stdout, found.stdout + found.stderr
     made = isrdpo("run", "params/paper.yaml", *small)
     assert made.returncode == 0, made.stdout + made.stderr
-    answers = records.read(tmp_path / "run/iter_02/answers.jsonl", records.Answer)
+    answers = records.read_jsonl(tmp_path / "run/iter_02/answers.jsonl", records.Answer)
     assert {a.kind for a in answers} == {"msvd", "msrvtt", "tgif"} and len(answers) == 9
     assert records.read_json(tmp_path / "run/iter_02/.done/train.json")["counts"]["pairs"] > 0
     policy, _ = hound.load(tmp_path / "run/iter_02/policy")

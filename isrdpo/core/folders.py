@@ -1,100 +1,126 @@
-"""Folders and who may write there: where paths count from, the lock of a run, and the errors that are one line to their reader."""
+"""Folders and files: what a path counts from, how a file is written whole or not at all, and who may write in a run."""
 
-import fcntl
 import os
-import time
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+
+import filelock
+
+from isrdpo.core.errors import RunError, RunLocked
 
 PACKAGE = Path(__file__).parents[1]
 TOYBOX_BASE = PACKAGE / "toybox" / "base"  # the base model that ships with the package
-PATIENCE = 10  # seconds to wait for a lock: a killed kernel lives on for a moment
-_held: dict[Path, tuple[int, Any]] = {}
-
-
-class RunError(RuntimeError):
-    """An expected failure: one line that says what is wrong, where, and what to do."""
-
-
-class MissingStage(RunError):
-    """A stage was asked for whose input is not there yet."""
-
-
-class BadShare(RunError):
-    """Too many bad samples."""
-
-
-class RunLocked(RunError):
-    """Another process works on this run."""
-
-
-def expected(error: BaseException) -> bool:
-    """Whether an error is one line to its reader (the project's own, or the file system's), not a traceback."""
-    return isinstance(error, OSError) or type(error).__module__.split(".")[0] == "isrdpo"
-
-
-def told(error: BaseException) -> str:
-    """What an expected error says: the file system's begin with the file, as ours do."""
-    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename and error.strerror else str(error)
+LOCK_SECONDS = 10  # how long to wait for a lock: a killed kernel lives on for a moment
 
 
 def project_root() -> Path:
-    """The folder that holds params/ and notebooks/: above the package, else above the working directory."""
-    for folder in (Path(__file__).parents[2], Path.cwd(), *Path.cwd().parents):
+    """The folder that holds `params/` and `notebooks/`: the one above the package, else one above the working directory.
+
+    Raises RunError where there is none.
+    """
+    for folder in (PACKAGE.parent, Path.cwd(), *Path.cwd().parents):
         if (folder / "params" / "base.yaml").is_file():
             return folder.resolve()
-    raise RunError(f"{Path.cwd()}: no project here (a folder with params/base.yaml and notebooks/); run from inside a clone")
+    raise RunError(f"{Path.cwd()}: no folder here holds params/base.yaml and notebooks/; run from inside a clone")
 
 
 def resolve(path: str | Path) -> Path:
-    """A path as a user gives it; a relative one counts from the project root, since a kernel starts in notebooks/."""
+    """The absolute path of what a user gives. A relative one counts from the project's root, since kernels start in notebooks/."""
     path = Path(path).expanduser()
     return path.resolve() if path.is_absolute() else (project_root() / path).resolve()
 
 
-def shown(path: Path) -> str:
-    """A path for a message or a command: relative where it lies below the project root."""
-    root = Path(__file__).parents[2].resolve()
+def display_path(path: Path) -> str:
+    """A path for a message or a command: relative where it lies below the project's root."""
+    root = PACKAGE.parent.resolve()
     return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
-def usable(folder: Path) -> None:
-    """Refuses a folder that holds something else: a stage removes old rows, and would not know theirs from ours."""
-    ours = {"provenance.json"}
-    strange = [p.name for p in folder.iterdir() if p.name not in ours and not p.name.startswith(".")] if folder.is_dir() else []
-    if strange or folder.is_file():
-        raise RunError(f"{shown(folder)}: not a run (it holds {', '.join(sorted(strange)[:3]) or 'a file'}); give a new or empty folder as run=...")
+def checkpoint_path(name: str) -> str:
+    """What `model.path` stands for: the shipped base for `toybox`, the folder where there is one, else a hub id as it is."""
+    if name == "toybox":
+        return str(TOYBOX_BASE)
+    folder = resolve(name)
+    return str(folder) if folder.exists() else name
+
+
+def nearest_folder(path: Path) -> Path:
+    """The path itself where it is a folder, else the nearest folder above it that exists."""
+    return path if path.is_dir() else nearest_folder(path.parent)
+
+
+def create_run_folder(folder: Path) -> None:
+    """Make a folder for a run. Raises RunError where the folder holds files of something else, which a stage could remove."""
+    if folder.is_file():
+        raise RunError(f"{display_path(folder)}: a file, not a folder; give a new or empty folder as run=...")
+    others = [p.name for p in folder.iterdir() if not p.name.startswith(".")] if folder.is_dir() else []
+    others = sorted(name for name in others if name != "provenance.json")
+    if others:
+        names = ", ".join(others[:3])
+        raise RunError(f"{display_path(folder)}: not a run (it holds {names}); give a new or empty folder as run=...")
     folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    depth, file = _held.get(path, (0, None))
-    if depth == 0:
-        file = path.open("a+")
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    file.seek(0)
-                    holder = file.read().strip() or "unknown"
-                    file.close()
-                    raise RunLocked(f"{shown(path.parent)}: process {holder} works on this run; wait for it or stop it") from None
-                time.sleep(0.1)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-    _held[path] = (depth + 1, file)
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to. It is flushed to disk and renamed to `path` when the block ends well, else removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        yield part
+        flush(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder` to fill. It is flushed to disk and takes the place of `folder` when the block ends well.
+
+    The old folder stays until then. What a killed process left of an earlier try is removed first.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        yield part
+        for path in [*part.rglob("*"), part]:
+            flush(path)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Make the system write a file or a folder to disk now."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def hold_lock(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`; again and again within one process. Raises RunLocked after LOCK_SECONDS.
+
+    The holder's process number stands in a file beside the lock, for the message of whoever waits in vain.
+    """
+    lock = filelock.FileLock(path, is_singleton=True, thread_local=False)
+    holder = path.with_name(f"{path.name}.pid")
+    try:
+        lock.acquire(timeout=LOCK_SECONDS)
+    except filelock.Timeout:
+        pid = holder.read_text().strip() if holder.exists() else "unknown"
+        where = display_path(path.parent)
+        raise RunLocked(f"{where}: process {pid} works on this run; wait for it or stop it") from None
+    try:
+        holder.write_text(str(os.getpid()))
         yield
     finally:
-        depth, file = _held.pop(path)
-        if depth > 1:
-            _held[path] = (depth - 1, file)
-        else:
-            file.close()
+        lock.release()

@@ -1,142 +1,302 @@
 """Pure functions from rows to figures: length, hallucination, verdicts, agreement; each with a 95 % interval.
 
-A figure is `{name: value, name_low: ..., name_high: ...}`; None where nothing was counted. Shares have Wilson intervals, means and
-ratios percentile bootstraps over rows (deterministic: a fixed generator). Intervals are of one run: they say how well these questions
-fix the figure, not what another seed would give.
+A figure is an `Interval`: its value with the interval's two ends, all None where nothing was counted. Shares have Wilson
+intervals; means and ratios have percentile bootstraps over rows, from a fixed generator, so that a page is drawn the same each
+time. These intervals are of one run: they say how well its questions fix the figure, not what another seed would give. Means
+over seeds have intervals of their own: `over_seeds`, `nested_bootstrap`, `paired_bootstrap`.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-Z = 1.959964
-DRAWS = 2000
+Z = 1.959964  # of a normal distribution, for 95 %
+DRAWS = 2000  # bootstrap samples
 SUMMARY = (
-    "iteration", "accuracy", "hallucination", "false_claims", "claims_per_answer", "uncheckable_share", "response_words", "chosen_words",
-    "rejected_words", "prefers_longer", "judge_accuracy", "fixed_judge_accuracy", "fixed_judge_accuracy_no_context", "context_accuracy",
-    "kept_share", "unparsed_share", "dpo_loss_first", "dpo_loss_last", "seconds", "scorer",
-)  # fmt: skip
+    "iteration",
+    "accuracy",
+    "hallucination",
+    "false_claims",
+    "claims_per_answer",
+    "uncheckable_share",
+    "response_words",
+    "chosen_words",
+    "rejected_words",
+    "prefers_longer",
+    "judge_accuracy",
+    "fixed_judge_accuracy",
+    "fixed_judge_accuracy_no_context",
+    "context_accuracy",
+    "kept_share",
+    "unparsed_share",
+    "dpo_loss_first",
+    "dpo_loss_last",
+    "seconds",
+    "scorer",
+)
 WITHOUT_INTERVAL = ("iteration", "dpo_loss_first", "dpo_loss_last", "seconds", "scorer")
-Figures = dict[str, float | None]
+Figures = dict[str, float | None]  # name, name_low, name_high of each figure: one row of a table
+Sums = tuple[np.ndarray, np.ndarray]  # what is summed above and below a ratio's line, one entry a row
 
 
-def wilson(k: int, n: int) -> tuple[float | None, float | None]:
-    """95 % Wilson score interval of k successes in n (Wilson 1927); (None, None) for n = 0."""
-    if n == 0:
-        return None, None
-    share, square = k / n, Z * Z
-    center = (share + square / (2 * n)) / (1 + square / n)
-    half = Z / (1 + square / n) * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
-    return 0.0 if k == 0 else center - half, 1.0 if k == n else center + half
+@dataclass(frozen=True)
+class Interval:
+    """A value with the two ends of its interval. `low` and `high` are None where there is none, `value` where nothing was counted."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+    def columns(self, name: str) -> Figures:
+        """The three numbers as a table's cells: `name`, `name_low`, `name_high`."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
+    def text(self, digits: int = 3, signed: bool = False) -> str:
+        """The interval for a reader, as in "0.812 [0.761, 0.853]"; empty where nothing was counted."""
+        if self.value is None or math.isnan(self.value):
+            return ""
+        form = f"{'+' if signed else ''}.{digits}f"
+        if self.low is None or self.high is None or math.isnan(self.low):
+            return f"{self.value:{form}}"
+        return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the whole interval lies above 0, or the whole of it below."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
-def share(name: str, values: Iterable[bool]) -> Figures:
+NOTHING = Interval(None)
+
+
+def interval_of(row: Any, name: str) -> Interval:
+    """The interval in the cells `name`, `name_low` and `name_high` of a row of a table (a dict or a Series)."""
+    return Interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
+
+
+def wilson(successes: int, trials: int) -> Interval:
+    """The share of successes with its 95 % score interval (Wilson 1927)."""
+    if trials == 0:
+        return NOTHING
+    share, square = successes / trials, Z * Z
+    center = (share + square / (2 * trials)) / (1 + square / trials)
+    half = Z / (1 + square / trials) * math.sqrt(share * (1 - share) / trials + square / (4 * trials * trials))
+    low = 0.0 if successes == 0 else center - half
+    high = 1.0 if successes == trials else center + half
+    return Interval(share, low, high)
+
+
+def share(values: Iterable[bool]) -> Interval:
     """The share of true values, with its Wilson interval."""
     counted = list(values)
-    low, high = wilson(sum(counted), len(counted))
-    return {name: sum(counted) / len(counted) if counted else None, f"{name}_low": low, f"{name}_high": high}
+    return wilson(sum(counted), len(counted))
 
 
-def ratio(name: str, above: Sequence[float], below: Sequence[float] | None = None) -> Figures:
-    """sum(above) / sum(below) over rows (a mean where `below` is None), with a bootstrap interval over rows."""
+def bootstrap(count: int, statistic: Callable[[np.ndarray], np.ndarray | list], value: float | None) -> Interval:
+    """`value` with the percentile bootstrap interval of a statistic over `count` rows.
+
+    `statistic` takes drawn row numbers, int [DRAWS, count], and returns one number for each draw (nan: not defined there; such
+    draws are left out). The draws are those of `scipy.stats.bootstrap` under `numpy.random.default_rng(0)`.
+    """
+    if count == 0 or value is None:
+        return NOTHING
+    drawn = np.random.default_rng(0).integers(0, count, (DRAWS, count))
+    values = np.asarray(statistic(drawn), float)
+    low, high = np.percentile(values[~np.isnan(values)], (2.5, 97.5))
+    return Interval(value, float(low), float(high))
+
+
+def ratio(above: Sequence[float], below: Sequence[float] | None = None) -> Interval:
+    """sum(above) / sum(below) over rows, or the mean of `above` where `below` is None, with a bootstrap interval over rows."""
     top = np.asarray(above, float)
     bottom = np.ones_like(top) if below is None else np.asarray(below, float)
     if len(top) == 0 or bottom.sum() == 0:
-        return {name: None, f"{name}_low": None, f"{name}_high": None}
-    draws = np.random.default_rng(0).integers(0, len(top), (DRAWS, len(top)))
-    sums = bottom[draws].sum(1)
-    low, high = np.percentile(top[draws].sum(1)[sums > 0] / sums[sums > 0], (2.5, 97.5))
-    return {name: float(top.sum() / bottom.sum()), f"{name}_low": float(low), f"{name}_high": float(high)}
+        return NOTHING
+
+    def ratios(drawn: np.ndarray) -> np.ndarray:
+        sums = bottom[drawn].sum(1)
+        return np.divide(top[drawn].sum(1), sums, out=np.full(len(sums), np.nan), where=sums > 0)
+
+    return bootstrap(len(top), ratios, float(top.sum() / bottom.sum()))
 
 
-def mean_of(name: str, groups: Sequence[dict[str, Any]]) -> Figures:
-    """The unweighted mean of a figure over independent groups of rows; what is left to either side adds in squares. None where a group has none."""
-    if not groups or any(group[name] is None for group in groups):
-        return {name: None, f"{name}_low": None, f"{name}_high": None}
-    middle = sum(group[name] for group in groups) / len(groups)
-    low, high = (sum((group[f"{name}_{end}"] - group[name]) ** 2 for group in groups) ** 0.5 / len(groups) for end in ("low", "high"))
-    return {name: middle, f"{name}_low": middle - low, f"{name}_high": middle + high}
+def mean_of(groups: Sequence[Interval]) -> Interval:
+    """The unweighted mean of a figure over independent groups of rows; distances to either end add in squares.
+
+    Nothing where a group has nothing.
+    """
+    if not groups or any(group.value is None for group in groups):
+        return NOTHING
+    middle = sum(group.value for group in groups) / len(groups)
+    below = sum((group.low - group.value) ** 2 for group in groups) ** 0.5 / len(groups)
+    above = sum((group.high - group.value) ** 2 for group in groups) ** 0.5 / len(groups)
+    return Interval(middle, middle - below, middle + above)
 
 
-def kappa(name: str, one: Sequence[bool], other: Sequence[bool]) -> Figures:
-    """Cohen's kappa of two raters' yes and no (Cohen 1960), with a bootstrap interval over rows; None where both always say the same one thing."""
-    pairs = np.stack([np.asarray(one, float), np.asarray(other, float)], 1)
-    draws = np.random.default_rng(0).integers(0, len(pairs), (DRAWS, len(pairs))) if len(pairs) else np.zeros((0, 0), int)
-    found = [_kappa(pairs[at]) for at in draws]
-    known = [value for value in found if value is not None]
-    low, high = np.percentile(known, (2.5, 97.5)) if known else (None, None)
-    value = _kappa(pairs) if len(pairs) else None
-    return {name: value, f"{name}_low": None if value is None else float(low), f"{name}_high": None if value is None else float(high)}
+def kappa(first: Sequence[bool], second: Sequence[bool]) -> Interval:
+    """Cohen's kappa of two raters' yes and no (Cohen 1960), with a bootstrap interval over rows.
+
+    Nothing where both always say the same one thing, for which kappa is not defined.
+    """
+    pairs = np.stack([np.asarray(first, float), np.asarray(second, float)], 1)
+    value = _kappa(pairs) if len(pairs) else math.nan
+    if math.isnan(value):
+        return NOTHING
+    return bootstrap(len(pairs), lambda drawn: [_kappa(pairs[rows]) for rows in drawn], value)
 
 
-def _kappa(pairs: np.ndarray) -> float | None:
-    agree, (a, b) = float((pairs[:, 0] == pairs[:, 1]).mean()), pairs.mean(0)
+def _kappa(pairs: np.ndarray) -> float:
+    """Kappa of [n, 2] zeros and ones; nan where it is not defined. (scikit-learn's takes 2,000 draws a hundred times as long.)"""
+    agreement = float((pairs[:, 0] == pairs[:, 1]).mean())
+    a, b = pairs.mean(0)
     chance = a * b + (1 - a) * (1 - b)
-    return None if chance >= 1 else float((agree - chance) / (1 - chance))
+    return math.nan if chance >= 1 else float((agreement - chance) / (1 - chance))
 
 
-def words(text: str) -> int:
+def over_seeds(values: Sequence[float | None]) -> Interval:
+    """The mean over seeds with Student's t interval; of one seed its value alone, without an interval."""
+    from scipy import stats
+
+    found = np.asarray([value for value in values if value is not None and np.isfinite(value)], float)
+    if len(found) == 0:
+        return Interval(math.nan)
+    mean = float(found.mean())
+    if len(found) == 1:
+        return Interval(mean)
+    half = float(stats.t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found)))
+    return Interval(mean, mean - half, mean + half)
+
+
+def nested_bootstrap(seeds: Sequence[Sums]) -> Interval:
+    """The mean over seeds of sum(above) / sum(below): seeds are drawn, then rows within each."""
+    return _nested([(sums,) for sums in seeds])
+
+
+def paired_bootstrap(seeds: Sequence[Sums], others: Sequence[Sums]) -> Interval:
+    """The mean over seeds of the difference of two ratios, `seeds` minus `others`, with the same rows drawn for both."""
+    return _nested(list(zip(seeds, others, strict=True)))
+
+
+def _nested(seeds: Sequence[tuple[Sums, ...]]) -> Interval:
+    """Of each seed one ratio, or the difference of two over the same rows; the mean over seeds."""
+    rng = np.random.default_rng(0)
+    draws, values = [], []
+    for parts in seeds:
+        count = len(parts[0][0])
+        drawn = rng.integers(0, count, (DRAWS, count))
+        draws.append(_first_minus_second([_ratio(above[drawn], below[drawn]) for above, below in parts]))
+        values.append(_first_minus_second([_ratio(above, below) for above, below in parts]))
+    stacked = np.stack(draws)  # [seeds, DRAWS]
+    chosen = rng.integers(0, len(seeds), (DRAWS, len(seeds)))
+    means = stacked[chosen, rng.integers(0, DRAWS, chosen.shape)].mean(1)
+    low, high = np.percentile(means, (2.5, 97.5))
+    return Interval(float(np.mean(values)), float(low), float(high))
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Sums over the last dimension, divided; 0 / 0 is 0."""
+    return above.sum(-1) / np.maximum(below.sum(-1), 1e-12)
+
+
+def _first_minus_second(values: list[np.ndarray]) -> np.ndarray:
+    return values[0] if len(values) == 1 else values[0] - values[1]
+
+
+def mean_ratio(seeds: Sequence[Sums]) -> float:
+    """The mean over seeds of sum(above) / sum(below)."""
+    return float(np.mean([_ratio(above, below) for above, below in seeds]))
+
+
+def word_count(text: str) -> int:
     """Length in words: what whitespace separates."""
     return len(text.split())
 
 
-def answers(rows: Sequence[dict[str, Any]]) -> Figures:
-    """Figures of evaluation answers. `hallucination`: false claims among checkable ones; `uncheckable_share`: among all claims."""
-    found = ratio("response_words", [row["words"] for row in rows])
+def answer_figures(rows: Sequence[dict[str, Any]]) -> Figures:
+    """Figures of evaluation answers, from rows with `words` and `truth`.
+
+    `hallucination` is the share of false claims among those that can be checked, `uncheckable_share` that of claims that cannot
+    be checked among all.
+    """
     truths = [row["truth"] for row in rows if row["truth"] is not None]
-    false, checked = [t["false"] for t in truths], [t["claims"] for t in truths]
-    loose = [t["uncheckable"] for t in truths]
+    false = [truth["false"] for truth in truths]
+    checked = [truth["claims"] for truth in truths]
+    uncheckable = [truth["uncheckable"] for truth in truths]
+    every = [a + b for a, b in zip(checked, uncheckable, strict=True)]
     return (
-        share("accuracy", [t["correct"] for t in truths]) | ratio("hallucination", false, checked) | ratio("false_claims", false)
-        | ratio("claims_per_answer", checked) | ratio("uncheckable_share", loose, [a + b for a, b in zip(checked, loose, strict=True)]) | found
-    )  # fmt: skip
+        share([truth["correct"] for truth in truths]).columns("accuracy")
+        | ratio(false, checked).columns("hallucination")
+        | ratio(false).columns("false_claims")
+        | ratio(checked).columns("claims_per_answer")
+        | ratio(uncheckable, every).columns("uncheckable_share")
+        | ratio([row["words"] for row in rows]).columns("response_words")
+    )
 
 
-def told(rows: Sequence[dict[str, Any]]) -> Figures:
-    """Figures of answers that a scorer judged: `correct`, `false` (claims without support) and `claims`, each None where it did not say."""
+def scored_figures(rows: Sequence[dict[str, Any]]) -> Figures:
+    """Figures of answers that a scorer judged, from rows with `correct`, `false` (claims without support) and `claims`.
+
+    Each of the three is None where the scorer did not say.
+    """
     counted = [row for row in rows if row["claims"] is not None]
-    false, claims = [row["false"] for row in counted], [row["claims"] for row in counted]
-    known = [row["correct"] for row in rows if row["correct"] is not None]
-    return share("accuracy", known) | ratio("hallucination", false, claims) | ratio("false_claims", false) | ratio("claims_per_answer", claims)
+    false = [row["false"] for row in counted]
+    claims = [row["claims"] for row in counted]
+    return (
+        share([row["correct"] for row in rows if row["correct"] is not None]).columns("accuracy")
+        | ratio(false, claims).columns("hallucination")
+        | ratio(false).columns("false_claims")
+        | ratio(claims).columns("claims_per_answer")
+    )
 
 
-def fixed(pairs: Sequence[dict[str, Any]], calls: Sequence[dict[str, Any]]) -> Figures:
-    """Accuracy on the fixed pairs, over all calls (each order counts; an unreadable reply is wrong), with and without a description."""
+def fixed_pair_figures(pairs: Sequence[dict[str, Any]], calls: Sequence[dict[str, Any]]) -> Figures:
+    """Accuracy of verdicts on the fixed pairs, with and without a description.
+
+    Every call counts, in either order; a reply that cannot be read is wrong. The interval is over pairs.
+    """
     truer = {pair["id"]: pair["truer"] for pair in pairs}
-    found: Figures = {}
+    figures: Figures = {}
     for name, with_context in (("fixed_judge_accuracy", True), ("fixed_judge_accuracy_no_context", False)):
-        mine: dict[str, list[bool]] = {}
+        right: dict[str, list[bool]] = {}
         for call in calls:
             if call["with_context"] == with_context:
-                mine.setdefault(call["id"], []).append(call["choice"] == truer[call["id"]])
-        found |= ratio(name, [sum(v) for v in mine.values()], [len(v) for v in mine.values()])
-    return found
+                right.setdefault(call["id"], []).append(call["choice"] == truer[call["id"]])
+        figures |= ratio([sum(v) for v in right.values()], [len(v) for v in right.values()]).columns(name)
+    return figures
 
 
-def verdicts(rows: Sequence[dict[str, Any]]) -> Figures:
-    """Figures of an iteration's verdicts; a row a judged sample: `words` [2], `correct` [2] or None, `choice` or None, `kept`, `calls`,
-    `unparsed` (calls without a verdict). Words are those of the kept pairs; `prefers_longer` and `judge_accuracy` count every decisive verdict, the
-    latter on pairs that differ in the truth of the main claim."""
+def verdict_figures(rows: Sequence[dict[str, Any]]) -> Figures:
+    """Figures of an iteration's verdicts.
+
+    A row is a judged sample: `words` [2], `correct` [2] or None, `choice` or None, `kept`, `calls`, and `unparsed` (calls without
+    a verdict). Words are those of the kept pairs. `prefers_longer` and `judge_accuracy` count every decisive verdict, the latter
+    on pairs whose answers differ in the truth of the main claim.
+    """
     decisive = [row for row in rows if row["choice"] is not None]
-    longer = [row["words"][row["choice"]] > row["words"][1 - row["choice"]] for row in decisive if row["words"][0] != row["words"][1]]
+    unequal = [row for row in decisive if row["words"][0] != row["words"][1]]
     kept = [row for row in decisive if row["kept"]]
-    right = [row["correct"][row["choice"]] for row in decisive if row["correct"] and row["correct"][0] != row["correct"][1]]
+    differing = [row for row in decisive if row["correct"] and row["correct"][0] != row["correct"][1]]
+    longer = [row["words"][row["choice"]] > row["words"][1 - row["choice"]] for row in unequal]
     return (
-        ratio("chosen_words", [row["words"][row["choice"]] for row in kept])
-        | ratio("rejected_words", [row["words"][1 - row["choice"]] for row in kept])
-        | share("prefers_longer", longer) | share("judge_accuracy", right) | share("kept_share", [row["kept"] for row in rows])
-        | ratio("unparsed_share", [row["unparsed"] for row in rows], [row["calls"] for row in rows])
-    )  # fmt: skip
+        ratio([row["words"][row["choice"]] for row in kept]).columns("chosen_words")
+        | ratio([row["words"][1 - row["choice"]] for row in kept]).columns("rejected_words")
+        | share(longer).columns("prefers_longer")
+        | share([row["correct"][row["choice"]] for row in differing]).columns("judge_accuracy")
+        | share([row["kept"] for row in rows]).columns("kept_share")
+        | ratio([row["unparsed"] for row in rows], [row["calls"] for row in rows]).columns("unparsed_share")
+    )
 
 
-def contexts(truths: Sequence[dict[str, Any]]) -> Figures:
-    """Share of the descriptions' checkable claims that are true; one entry a video."""
-    return ratio("context_accuracy", [t["claims"] - t["false"] for t in truths], [t["claims"] for t in truths])
+def context_figures(truths: Sequence[dict[str, Any]]) -> Figures:
+    """The share of the descriptions' checkable claims that are true; one entry a video."""
+    true = [truth["claims"] - truth["false"] for truth in truths]
+    return ratio(true, [truth["claims"] for truth in truths]).columns("context_accuracy")
 
 
 def summary_columns() -> list[str]:
-    """summary.csv's header: the figures in their order, then their intervals."""
+    """The header of summary.csv: the figures in their order, then their intervals."""
     with_interval = [name for name in SUMMARY if name not in WITHOUT_INTERVAL]
     return [*SUMMARY, *(f"{name}_{end}" for name in with_interval for end in ("low", "high"))]

@@ -15,6 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from isrdpo.core import prompts, records, strict_yaml
+from isrdpo.core.errors import IsrdpoError
 
 BASE = Path(__file__).parents[2] / "params" / "base.yaml"
 ABOVE_ZERO = {
@@ -32,7 +33,7 @@ SECRET = re.compile(
 SECRET_NAME = re.compile(r"(?i)(?:^|[._-])(?:api_?key|access_?key|token|auth|secret|password|passwd|credentials?)$")
 
 
-class ParamsError(ValueError):
+class ParamsError(IsrdpoError, ValueError):
     """Everything that is wrong with a set of parameters, a line each."""
 
 
@@ -366,8 +367,8 @@ def _rules(made: Params) -> Iterator[str]:
               "judge_without_context": {"question", "first", "second"}}  # fmt: skip
     for name, slots in wanted.items():
         template = getattr(made.prompts, name)
-        if template is not None and prompts.slots(template) != slots:
-            has = sorted(prompts.slots(template)) or "none"
+        if template is not None and prompts.slot_names(template) != slots:
+            has = sorted(prompts.slot_names(template)) or "none"
             yield f"prompts.{name}: its slots are {has}; they must be {sorted(slots) or 'none'}"
     if made.judge.min_margin and made.judge.method == "generate":
         yield "judge.min_margin: a generated verdict has no margin; set judge.method=score, or leave it 0"

@@ -1,93 +1,220 @@
-"""What a stage's rows depend on: stage order, versions, the parameters that matter, what it reads, and the key made of them.
+"""The table of stages: order, notebook, files, and what the rows of each depend on. Everything that lists stages reads it.
 
-Whatever does not change the rows (engine, device, batch size of inference, process count) is left out, so changing it invalidates nothing.
+A stage's key is a digest of all that its rows depend on. What does not change the rows is left out (engine, device, number of
+processes, and the batch size of inference, but for rounding), so a change of it makes no finished stage stale.
 """
 
 import hashlib
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from isrdpo.core.judges import JUDGES, OWN_METHOD
 from isrdpo.core.params import Params
 
-STAGES = ("data", "respond", "judge", "train", "evaluate")
-ORDER = ("data", "respond", "judge", "look", "train", "evaluate", "score")  # with those that notebooks 03 and 05 run beside their own
-BESIDE = {"judge": "look", "evaluate": "score"}
-NOTEBOOKS = {
-    "data": "01_data_prep", "respond": "02_retrospection", "judge": "03_judging", "train": "04_dpo_training", "evaluate": "05_evaluation",
-}  # fmt: skip
-VERSIONS = {"data": 1, "respond": 1, "judge": 1, "train": 1, "evaluate": 1, "look": 1, "score": 1}  # raise one when its rows change meaning
-MODEL = ("model.path", "model.dtype", "model.quantize", "model.image_tower", "model.video_tower", "video.frames", "video.max_pixels")
-DEPENDS = {  # dotted keys, or whole sections
-    "data": ("data", "toybox", "seed", "video.span"),
-    "respond": ("seed", *MODEL, "video.span", "prompts.context", "prompts.retrospection", "respond"),
-    "judge": ("prompts.judge", "prompts.judge_without_context", "judge"),
-    "train": ("train",),
-    "evaluate": ("evaluate", *MODEL, "video.span", "prompts.context", "prompts.judge", "prompts.judge_without_context", "judge.orders",
-                 "judge.method", "judge.max_new_tokens", "respond.context_max_new_tokens"),
-    "look": ("look", "prompts.judge_without_context"),
-    "score": ("score.scorer", "score.model", "score.hallucination", "score.max_new_tokens"),
-}  # fmt: skip
-GIVEN = {  # all that matters where the pairs are the data set's own; what `train` rests on comes with `respond`
-    "respond": ("seed", *MODEL, "video.span"), "judge": ("judge.method", "judge.keep_surest", "judge.balance_lengths"),
-}  # fmt: skip
-LEFT_OUT = {
-    "data.source", "respond.batch_size", "judge.batch_size", "evaluate.batch_size", "train.gradient_checkpointing", "train.save_steps", "train.report_to",
-}  # fmt: skip
-TRAINING_DATA, HELD_OUT_DATA = {"data.train", "data.samples", "data.reuse"}, {"data.test", "data.benchmark", "data.questions", "data.fixed_pairs"}
+MODEL = (
+    "model.path",
+    "model.dtype",
+    "model.quantize",
+    "model.image_tower",
+    "model.video_tower",
+    "video.frames",
+    "video.max_pixels",
+)
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One row of the table.
+
+    `version` is raised when the rows change their meaning. `files` are those that the stage writes into its iteration's folder;
+    they are removed before it starts under another key. `depends` names parameters by dotted key, or whole sections.
+    `notebook` shows the stage; a stage without one stands in the notebook of the stage `beside` it. `first` is the first
+    iteration that has the stage: 0 is the base's evaluation.
+    """
+
+    version: int
+    files: tuple[str, ...]
+    depends: tuple[str, ...]
+    notebook: str = ""
+    beside: str = ""
+    first: int = 1
+
+
+TABLE = {
+    "data": StageSpec(
+        version=1,
+        notebook="01_data_prep",
+        first=0,
+        files=("samples.jsonl", "fixed_pairs.jsonl"),
+        depends=("data", "toybox", "seed", "video.span"),
+    ),
+    "respond": StageSpec(
+        version=1,
+        notebook="02_retrospection",
+        files=("previous_contexts.jsonl", "contexts.jsonl", "responses.jsonl"),
+        depends=("seed", *MODEL, "video.span", "prompts.context", "prompts.retrospection", "respond"),
+    ),
+    "judge": StageSpec(
+        version=1,
+        notebook="03_judging",
+        files=("judgments.jsonl", "preferences.jsonl"),
+        depends=("prompts.judge", "prompts.judge_without_context", "judge"),
+    ),
+    "look": StageSpec(
+        version=1,
+        beside="judge",
+        files=("judgments_no_context.jsonl", "looks.jsonl"),
+        depends=("look", "prompts.judge_without_context"),
+    ),
+    "train": StageSpec(
+        version=1,
+        notebook="04_dpo_training",
+        files=("train.csv", "policy", "checkpoints"),
+        depends=("train",),
+    ),
+    "evaluate": StageSpec(
+        version=1,
+        notebook="05_evaluation",
+        first=0,
+        files=(
+            "answers.jsonl",
+            "fixed_contexts.jsonl",
+            "fixed_judgments.jsonl",
+            "eval.json",
+            "predictions",
+            "benchmark.csv",
+        ),
+        depends=(
+            "evaluate",
+            *MODEL,
+            "video.span",
+            "prompts.context",
+            "prompts.judge",
+            "prompts.judge_without_context",
+            "judge.orders",
+            "judge.method",
+            "judge.max_new_tokens",
+            "respond.context_max_new_tokens",
+        ),
+    ),
+    "score": StageSpec(
+        version=1,
+        beside="evaluate",
+        first=0,
+        files=("scores.jsonl", "scores.csv"),
+        depends=("score.scorer", "score.model", "score.hallucination", "score.max_new_tokens"),
+    ),
+}
+ORDER = tuple(TABLE)
+STAGES = tuple(name for name, spec in TABLE.items() if not spec.beside)
+NOTEBOOKS = {name: spec.notebook for name, spec in TABLE.items() if spec.notebook}
+BESIDE = {spec.beside: name for name, spec in TABLE.items() if spec.beside}
+
+NO_DEPENDENCY = {
+    "data.source",
+    "respond.batch_size",
+    "judge.batch_size",
+    "evaluate.batch_size",
+    "train.gradient_checkpointing",
+    "train.save_steps",
+    "train.report_to",
+}
+TRAINING_DATA = {"data.train", "data.samples", "data.reuse"}
+HELD_OUT_DATA = {"data.test", "data.benchmark", "data.questions", "data.fixed_pairs"}
 
 
 def looks_back(params: Params, t: int) -> bool:
-    """Whether the descriptions of iteration t look back at those of t - 1."""
-    return t > 1 and params.respond.context == "retrospective" and params.judge.method != "given"
+    """Whether the descriptions of iteration t look back at those of iteration t - 1."""
+    needs_responses = JUDGES[params.judge.method].needs_responses
+    return t > 1 and params.respond.context == "retrospective" and needs_responses
 
 
-def describes_before(params: Params, t: int) -> bool:
+def needs_previous_contexts(params: Params, t: int) -> bool:
     """Whether iteration t has videos of its own to look back at, which the policy before describes first (data.reuse: false)."""
     return looks_back(params, t) and not params.data.reuse
 
 
 def upstream(params: Params, stage: str, t: int) -> list[tuple[str, int]]:
     """(stage, iteration) of everything whose files stage `stage` of iteration `t` reads."""
-    if stage == "data":
-        return []
-    if stage == "evaluate":
-        return [("data", 0)] + ([("train", t)] if t else [])
-    if stage == "respond":
-        before = [("train", t - 2)] if describes_before(params, t) and t > 2 else []
-        return [("data", t)] + ([("train", t - 1)] if t > 1 else []) + before + ([("respond", t - 1)] if looks_back(params, t) else [])
-    return [({"judge": "respond", "score": "evaluate"}.get(stage, "judge"), t)]  # train and look read the judge's
+    match stage:
+        case "data":
+            return []
+        case "respond":
+            return _upstream_of_respond(params, t)
+        case "judge":
+            return [("respond", t)]
+        case "evaluate":
+            return [("data", 0)] + ([("train", t)] if t else [])
+        case "score":
+            return [("evaluate", t)]
+        case _:  # train and look
+            return [("judge", t)]
 
 
-def depends(params: Params, stage: str, t: int | None = None) -> dict[str, Any]:
-    """The values that a stage's rows depend on, by dotted name (`t`: only those of this iteration's rows)."""
-    flat: dict[str, Any] = {}
+def _upstream_of_respond(params: Params, t: int) -> list[tuple[str, int]]:
+    stages = [("data", t)]
+    if t > 1:
+        stages.append(("train", t - 1))
+    if needs_previous_contexts(params, t) and t > 2:
+        stages.append(("train", t - 2))
+    if looks_back(params, t):
+        stages.append(("respond", t - 1))
+    return stages
 
-    def walk(value: Any, name: str) -> None:
-        if isinstance(value, dict):
-            for inner in value:
-                walk(value[inner], f"{name}.{inner}")
-        elif name not in LEFT_OUT:
-            flat[name] = value
 
+def dependencies(params: Params, stage: str, t: int | None = None) -> dict[str, Any]:
+    """The values that a stage's rows depend on, by dotted name; with `t`, only those of that iteration's rows."""
     whole = params.to_dict()
-    for name in (GIVEN if params.judge.method == "given" else {}).get(stage, DEPENDS[stage]):
+    values: dict[str, Any] = {}
+    for name in _names(params, stage):
         section, _, key = name.partition(".")
-        walk(whole[section][key] if key else whole[section], name)
+        value = whole[section][key] if key else whole[section]
+        values |= {dotted: leaf for dotted, leaf in _leaves(value, name) if dotted not in NO_DEPENDENCY}
     if stage == "data":
-        away = {name for name in flat if name.startswith("toybox.")} if params.data.path != "toybox" else set()
-        away |= set() if t is None else TRAINING_DATA if t == 0 else HELD_OUT_DATA
-        flat = {name: value for name, value in flat.items() if name not in away}
-        if t and not params.data.reuse and not params.data.samples:
-            flat["iterations"] = params.iterations  # the data are cut into so many parts
-    if flat.get("judge.method") in ("truth", "random", "given") and stage == "evaluate":
-        flat["judge.method"] = "score"  # the policy's own verdicts are what is evaluated, whoever judges the loop
-    return flat
+        values = _data_dependencies(params, values, t)
+    if stage == "evaluate" and not JUDGES[values["judge.method"]].asks_policy:
+        values["judge.method"] = OWN_METHOD  # the policy's own verdicts are evaluated, whoever judges the loop
+    return values
+
+
+def _names(params: Params, stage: str) -> tuple[str, ...]:
+    """The parameters that a stage depends on. Where pairs are the data set's own, fewer matter; what training rests on stays."""
+    judge = JUDGES[params.judge.method]
+    if stage == "respond" and not judge.needs_responses:
+        return ("seed", *MODEL, "video.span")
+    if stage == "judge" and judge.parameters is not None:
+        return judge.parameters
+    return TABLE[stage].depends
+
+
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of everything below `value` that is no section."""
+    if not isinstance(value, dict):
+        yield name, value
+        return
+    for key, inner in value.items():
+        yield from _leaves(inner, f"{name}.{key}")
+
+
+def _data_dependencies(params: Params, values: dict[str, Any], t: int | None) -> dict[str, Any]:
+    """Toybox's difficulty matters to Toybox only, test files to iteration 0 only, and training files to the others only."""
+    ignored = set()
+    if params.data.path != "toybox":
+        ignored |= {name for name in values if name.startswith("toybox.")}
+    if t is not None:
+        ignored |= TRAINING_DATA if t == 0 else HELD_OUT_DATA
+    kept = {name: value for name, value in values.items() if name not in ignored}
+    if t and not params.data.reuse and not params.data.samples:
+        kept["iterations"] = params.iterations  # the rows are cut into so many parts
+    return kept
 
 
 @lru_cache(maxsize=4096)
-def key(params: Params, stage: str, t: int) -> str:
-    """sha256 over stage version, the parameters that matter to it, iteration, and the keys of what it reads."""
-    above = [key(params, other, at) for other, at in upstream(params, stage, t)]
-    text = json.dumps([stage, VERSIONS[stage], depends(params, stage, t), t, above])
+def stage_key(params: Params, stage: str, t: int) -> str:
+    """Hex digest of a stage's version, the parameters that matter to it, its iteration, and the keys of what it reads."""
+    above = [stage_key(params, other, at) for other, at in upstream(params, stage, t)]
+    text = json.dumps([stage, TABLE[stage].version, dependencies(params, stage, t), t, above])
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -33,20 +33,20 @@ def conversation(request: str, video: bool = True) -> str:
 
 def retrospection_request(template: str, previous: str) -> str:
     """The request for c_t given c_{t-1} (`previous`)."""
-    return fill(template, previous=previous.strip())
+    return fill_slots(template, previous=previous.strip())
 
 
 def judge_request(template: str, question: str, first: str, second: str, context: str | None) -> str:
     """A pairwise question; `template` must have {context} if and only if `context` is given."""
-    return fill(template, question=question.strip(), first=first.strip(), second=second.strip(), context=(context or "").strip())
+    return fill_slots(template, question=question.strip(), first=first.strip(), second=second.strip(), context=(context or "").strip())
 
 
-def fill(template: str, **values: str) -> str:
+def fill_slots(template: str, **values: str) -> str:
     """Fill `{name}` slots in one pass: braces inside a value (untrusted model text) are never read as slots."""
     return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), template)
 
 
-def slots(template: str) -> set[str]:
+def slot_names(template: str) -> set[str]:
     """The names a template asks for."""
     return set(re.findall(r"\{(\w+)\}", template))
 

@@ -1,22 +1,35 @@
-"""The rows that stages hand to each other, and how they are kept on disk: JSONL, atomic or resumable by whole batches."""
+"""The rows that stages hand to each other, and how they lie on disk: JSONL and CSV files that are whole or not there.
+
+A file that grows by batches and survives being killed is a `BatchLog`.
+"""
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from isrdpo.core.errors import IsrdpoError
+from isrdpo.core.folders import atomic_file
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Row = TypeVar("Row")
+Item = TypeVar("Item")
 
 
-class RecordError(ValueError):
-    """A row that cannot be read; one line that says where and why."""
+class RecordError(IsrdpoError, ValueError):
+    """A row that cannot be read; the line says where and why."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A question about a clip. `video`: path below the run's video root. `facts`: what is known to be true (Toybox only)."""
+    """A question about a clip.
+
+    `video` is a path below the run's folder of videos. `facts` is what is known to be true of the clip (Toybox only).
+    """
 
     id: str
     video: str
@@ -31,7 +44,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that is left out: its id (or `line N`, where it has none), the cause it is counted under, and where it stands."""
+    """A row that is left out: its id (`line N` where it has none), the cause it is counted under, and where it stands."""
 
     id: str
     cause: str
@@ -39,8 +52,17 @@ class BadRow:
 
 
 @dataclass(frozen=True)
+class Context:
+    """The description c_t of a video, and the c_{t-1} that it looked back at (None where there was none)."""
+
+    video: str
+    context: str
+    previous_context: str | None
+
+
+@dataclass(frozen=True)
 class Responses:
-    """Two sampled responses, and the context c_t with the c_{t-1} it looked back at (None where there is none)."""
+    """Two sampled responses, with the context c_t that judges them and the c_{t-1} it looked back at (None where there is none)."""
 
     id: str
     responses: list[str]
@@ -48,20 +70,13 @@ class Responses:
     previous_context: str | None
 
 
-def given(samples: Iterable[Sample]) -> list[Responses]:
-    """Each sample's own chosen and rejected (empty where it lacks them), in the place of responses."""
-    return [Responses(sample.id, [sample.chosen, sample.rejected], None, None) for sample in samples]
-
-
-def no_pair(chosen: str, rejected: str) -> str:
-    """Why two given answers are no preference; empty where they are one."""
-    return "no chosen or no rejected" if not (chosen.strip() and rejected.strip()) else "chosen equals rejected" if chosen.strip() == rejected.strip() else ""
-
-
 @dataclass(frozen=True)
 class Judgment:
-    """One verdict. `order` 0: the first response was shown first. `choice`: index into `responses`, None when the reply could not
-    be read. `scores`: log-probabilities of choosing response 0 and 1 (score method)."""
+    """One verdict.
+
+    `order` is 0 where the first response was shown first, else 1. `choice` is an index into `responses`, or None when the
+    reply could not be read. `scores` are the log-probabilities of choosing response 0 and response 1 (method `score` only).
+    """
 
     id: str
     order: int
@@ -72,7 +87,7 @@ class Judgment:
 
 @dataclass(frozen=True)
 class Preference:
-    """A kept pair. `margin`: mean log-odds of the verdict over the orders, None for generated verdicts."""
+    """A pair to train on. `margin` is the mean log-odds of its verdicts over the orders; None for generated verdicts."""
 
     id: str
     video: str
@@ -84,7 +99,7 @@ class Preference:
 
 @dataclass(frozen=True)
 class Answer:
-    """A greedy answer to an evaluation question; `truth`: its claims, counted (Toybox only)."""
+    """A greedy answer to an evaluation question. `truth` counts its claims (Toybox only)."""
 
     id: str
     question: str
@@ -97,9 +112,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Score:
-    """A scorer's reply about one answer. `set`: the test set; `protocol`: hound, hound.official or claims; `scorer`: the name it was asked under, `version`: what
-    answered. The others as protocol.Verdict has them. `words`: of the whole answer; `asked`: a digest of
-    the whole request, which no other answer has."""
+    """A scorer's reply about one answer.
+
+    `set` is the test set, `protocol` one of hound, hound.official and claims. `scorer` is the name that was asked for,
+    `version` the name of what answered. `words` counts the whole answer. `asked` is a digest of the whole request, which no
+    other answer has. The other fields are those of `protocol.Verdict`.
+    """
 
     id: str
     set: str
@@ -128,13 +146,25 @@ class FixedPair:
     facts: dict
 
 
-def line(row: Any) -> str:
-    """One row as a line of JSONL (dataclass or dict)."""
+def data_set_responses(samples: Iterable[Sample]) -> list[Responses]:
+    """Each sample's own chosen and rejected (empty where it lacks them), as if they were responses."""
+    return [Responses(sample.id, [sample.chosen, sample.rejected], None, None) for sample in samples]
+
+
+def why_no_pair(chosen: str, rejected: str) -> str:
+    """Why two answers of a data set are no preference; empty where they are one."""
+    if not (chosen.strip() and rejected.strip()):
+        return "no chosen or no rejected"
+    return "chosen equals rejected" if chosen.strip() == rejected.strip() else ""
+
+
+def to_line(row: Any) -> str:
+    """One row (a dataclass or a dict) as a line of JSONL."""
     return json.dumps(row if isinstance(row, dict) else asdict(row), ensure_ascii=False) + "\n"
 
 
-def parse(text: str, row_type: type[Row], where: str) -> Row:
-    """A line back to its row. Raises RecordError naming `where` and the field that is missing or too many."""
+def parse_line(text: str, row_type: type[Row], where: str) -> Row:
+    """A line back to its row. Raises RecordError, which names `where` and the fields that a row has."""
     try:
         values = json.loads(text)
         return row_type(**values) if row_type is not dict else values
@@ -143,80 +173,88 @@ def parse(text: str, row_type: type[Row], where: str) -> Row:
         raise RecordError(f"{where}: not a {row_type.__name__} row ({error}); its fields are: {names}") from None
 
 
-def read(path: Path, row_type: type[Row]) -> list[Row]:
-    """All rows of a finished file. Raises RecordError (a row that cannot be read) or FileNotFoundError."""
+def read_jsonl(path: Path, row_type: type[Row]) -> list[Row]:
+    """All rows of a finished file. Raises RecordError for a row that cannot be read, FileNotFoundError without the file."""
     with path.open(encoding="utf-8") as file:
-        return [parse(text, row_type, f"{path}:{number}") for number, text in enumerate(file, 1) if text.strip()]
+        return [parse_line(text, row_type, f"{path}:{n}") for n, text in enumerate(file, 1) if text.strip()]
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: beside its place, flushed, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def write(path: Path, rows: list[Any]) -> None:
-    """All rows, atomically."""
-    write_text(path, "".join(map(line, rows)))
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    """All rows, as a file that is whole or not there."""
+    write_text(path, "".join(map(to_line, rows)))
 
 
 def read_json(path: Path) -> Any:
+    """The value in a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def batches(rows: list[Row], size: int) -> list[list[Row]]:
-    """Rows cut by position, as a BatchLog counts them; the last batch may be smaller."""
-    return [rows[at : at + size] for at in range(0, len(rows), size)]
+def write_json(path: Path, value: Any) -> None:
+    """A value as an indented JSON file that is whole or not there."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_csv(path: Path, frame: "pd.DataFrame") -> None:
+    """A table as a CSV file that is whole or not there: a header, no index, full precision."""
+    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file (UTF-8) that is whole or not there."""
+    with atomic_file(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
+
+
+def cut_batches(rows: Sequence[Item], size: int) -> list[list[Item]]:
+    """Rows cut by position into batches of `size`; the last one may be smaller."""
+    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
 class BatchLog:
     """An output file that grows by whole batches of input rows and survives being killed.
 
-    A journal beside it (`.name.journal`) has a line a batch: the batch size and the file's bytes after it. What lies beyond the last
-    whole journal line (a torn row, a torn batch) is cut off on opening; batches of another size are dropped, since they would be
-    other rows. `done`: how many batches of input rows are on disk. One writer at a time (the run's lock)."""
+    A journal beside it (`.name.journal`) has one line for each batch: the batch size, and the size of the file in bytes after
+    the batch. What lies beyond the last whole line of the journal (a torn row, a torn batch) is cut off on opening. Batches of
+    another size are dropped, since they could be other rows; `dropped` counts them. There is one writer at a time.
+    """
 
     def __init__(self, path: Path, row_type: type, batch_size: int) -> None:
-        self.path, self.row_type, self.batch_size = path, row_type, batch_size
+        self.path = path
+        self.row_type = row_type
+        self.batch_size = batch_size
         self.journal = path.with_name(f".{path.name}.journal")
+        self.dropped = 0
         path.parent.mkdir(parents=True, exist_ok=True)
-        sizes = self._sizes()
+        sizes = self._believable_sizes()
         self.done = len(sizes)
         write_text(self.journal, "".join(f"{batch_size} {size}\n" for size in sizes))
         with path.open("ab") as file:
             file.truncate(sizes[-1] if sizes else 0)
 
-    def _sizes(self) -> list[int]:
-        """The file's size after each whole batch of ours, as far as the journal can be believed."""
+    def _believable_sizes(self) -> list[int]:
+        """The size of the file after each whole batch of `batch_size`, as far as the journal can be believed."""
         if not self.journal.exists() or not self.path.exists():
             return []
-        sizes, present = [0], self.path.stat().st_size
-        for text in self.journal.read_bytes().splitlines(keepends=True):
+        sizes = [0]
+        present = self.path.stat().st_size
+        lines = self.journal.read_bytes().splitlines(keepends=True)
+        for text in lines:
             parts = text.split()
             if not text.endswith(b"\n") or len(parts) != 2 or not all(part.isdigit() for part in parts):
                 break
             batch_size, size = map(int, parts)
-            if batch_size != self.batch_size or not sizes[-1] <= size <= present:
+            if batch_size != self.batch_size:
+                self.dropped = len(lines) - len(sizes) + 1
+                break
+            if not sizes[-1] <= size <= present:
                 break
             sizes.append(size)
         return sizes[1:]
 
     def append(self, rows: list[Any]) -> None:
-        """One batch of input rows is done; `rows` are its output rows (any number, none too)."""
+        """Note that one batch of input rows is done. `rows` are its output rows: any number, also none."""
         with self.path.open("ab") as file:
-            file.write("".join(map(line, rows)).encode())
+            file.write("".join(map(to_line, rows)).encode())
             file.flush()
             os.fsync(file.fileno())
             size = file.tell()
@@ -227,5 +265,5 @@ class BatchLog:
         self.done += 1
 
     def rows(self) -> list[Any]:
-        """Everything on disk."""
-        return read(self.path, self.row_type)
+        """All rows on disk."""
+        return read_jsonl(self.path, self.row_type)

@@ -1,55 +1,37 @@
-"""A run: every path under `outputs/<run>/`, the stage contract (done-markers, resuming, bad samples), the lock, provenance."""
+"""A run: the paths under `outputs/<run>/`, the contract of its stages (markers, resuming, bad samples), and its lock."""
 
-import argparse
 import hashlib
-import importlib
 import json
 import resource
 import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from isrdpo.core import params as parameters
 from isrdpo.core import provenance, records
-from isrdpo.core.folders import BadShare, MissingStage, RunError, RunLocked, expected, locked, project_root, resolve, shown, told, usable
-from isrdpo.core.pipeline import NOTEBOOKS, ORDER, STAGES, VERSIONS, depends, key, upstream
+from isrdpo.core.clips import find_clip
+from isrdpo.core.errors import BadShare, MissingStage, RunError, is_expected, message_of
+from isrdpo.core.folders import create_run_folder, display_path, hold_lock, resolve
+from isrdpo.core.pipeline import BESIDE, NOTEBOOKS, ORDER, TABLE, dependencies, stage_key, upstream
+from isrdpo.core.progress import progress_bar
 
-__all__ = [
-    "NOTEBOOKS", "STAGES", "BadShare", "MissingStage", "Run", "RunError", "RunLocked", "Stage", "depends", "draw_seed", "key",
-    "open_or_create", "progress", "project_root", "resolve", "shown", "stage_main", "upstream",
-]  # fmt: skip
-T = TypeVar("T")
-FILES = {  # what a stage writes into iter_NN: removed before it starts under another key
-    "data": ("samples.jsonl", "fixed_pairs.jsonl"),
-    "respond": ("previous_contexts.jsonl", "contexts.jsonl", "responses.jsonl"),
-    "judge": ("judgments.jsonl", "preferences.jsonl"),
-    "look": ("judgments_no_context.jsonl", "looks.jsonl"),
-    "train": ("train.csv", "policy", "checkpoints"),
-    "evaluate": ("answers.jsonl", "fixed_contexts.jsonl", "fixed_judgments.jsonl", "eval.json", "predictions", "benchmark.csv"),
-    "score": ("scores.jsonl", "scores.csv"),
-}
+Item = TypeVar("Item")
 
 
 def draw_seed(run_seed: int, iteration: int, sample_id: str, draw: str) -> int:
-    """The seed of one draw: 63 bits of sha256, so no draw depends on the order or the number of others."""
+    """The seed of one draw: 63 bits of a digest, so that no draw depends on the order or the number of the others."""
     text = json.dumps([run_seed, iteration, sample_id, draw])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def progress(iterable: Iterable[T], total: int | None, label: str) -> Iterator[T]:
-    """A progress bar on stderr (`total` None: a count only); quiet when that is not a terminal."""
-    from tqdm import tqdm
-
-    return iter(tqdm(iterable, total=total, desc=label, file=sys.stderr, disable=not sys.stderr.isatty()))
-
-
 class Run:
-    """One folder under outputs/. Made by `create`, opened by `open`."""
+    """One folder under outputs/: made by `create`, opened by `open`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
@@ -57,11 +39,11 @@ class Run:
 
     @classmethod
     def create(cls, params: parameters.Params, redo: bool = False) -> "Run":
-        """The run of these parameters: made, or opened and updated when it is there (see `update`)."""
+        """The run of these parameters: made new, or opened and updated where it exists (see `update`)."""
         folder = resolve(params.run)
         if not (folder / "params.yaml").exists():
-            usable(folder)
-            with locked(folder / ".lock"):
+            create_run_folder(folder)
+            with hold_lock(folder / ".lock"):
                 if not (folder / "params.yaml").exists():
                     records.write_json(folder / "provenance.json", provenance.collect())
                     params.save(folder / "params.yaml")
@@ -74,238 +56,363 @@ class Run:
         """The run in `folder`. Raises MissingStage where there is none."""
         folder = resolve(folder)
         if not (folder / "params.yaml").is_file():
+            where = display_path(folder)
             raise MissingStage(
-                f"{shown(folder)}: no run here; stage data of iteration 1 makes it: start with notebook 01, "
-                f"or `isrdpo run params/toybox.yaml run={shown(folder)}`"
+                f"{where}: no run here; stage data of iteration 1 makes it: start with notebook 01, "
+                f"or `isrdpo run params/toybox.yaml run={where}`"
             )
         return cls(folder)
 
     def update(self, params: parameters.Params, redo: bool = False) -> None:
-        """Take over changed parameters. Refuses a change under which rows were made, unless `redo`: then those stages are to do again."""
+        """Take over changed parameters.
+
+        Raises RunError for a change under which rows on disk were made, unless `redo`: then their stages are to be done again.
+        """
         if params == self.params:
             return
         with self.lock():
             last = max((t for _, t in self.finished()), default=0)
             if params.iterations < last:
                 raise RunError(
-                    f"{shown(self.folder)}: iterations={params.iterations} is fewer than the {last} that are there; choose another run=..."
+                    f"{display_path(self.folder)}: iterations={params.iterations} is fewer than the {last} that are there; "
+                    f"choose another run=..."
                 )
-            stale = [(s, t) for s, t in self.started() if self._key_of(s, t) != key(params, s, t)]
+            stale = [(s, t) for s, t in self.started() if self._key_on_disk(s, t) != stage_key(params, s, t)]
             if stale and not redo:
-                names = ", ".join(_differences(self.params.to_dict(), params.to_dict()))
-                rows = f"stage {stale[0][0]} of iteration {stale[0][1]}" + (f" and {len(stale) - 1} more" if len(stale) > 1 else "")
-                raise RunError(
-                    f"{shown(self.folder)}: {names} changed, and {rows} made under the old value; "
-                    f"choose another run=..., or have it done again with `isrdpo run PARAMS --redo`"
-                )
+                raise RunError(self._stale_message(params, stale))
             params.save(self.folder / "params.yaml")
             self.params = params
             for stage, t in stale:
-                self.marker(stage, t).unlink(missing_ok=True)
-                self.file(t, f".{stage}.key").unlink(missing_ok=True)  # so its rows go when it starts
-                if stage == "evaluate":
-                    self._forget_dropped_policies(t)
+                self._forget(stage, t)
+
+    def _stale_message(self, params: parameters.Params, stale: list[tuple[str, int]]) -> str:
+        names = ", ".join(_changed_names(self.params.to_dict(), params.to_dict()))
+        stage, t = stale[0]
+        others = f" and {len(stale) - 1} more" if len(stale) > 1 else ""
+        return (
+            f"{display_path(self.folder)}: {names} changed, and stage {stage} of iteration {t}{others} made under the old value; "
+            f"choose another run=..., or have it done again with `isrdpo run PARAMS --redo`"
+        )
+
+    def _forget(self, stage: str, t: int) -> None:
+        """Make a stage unfinished; its rows go when it starts."""
+        self.marker_path(stage, t).unlink(missing_ok=True)
+        self.file(t, f".{stage}.key").unlink(missing_ok=True)
+        if stage == "evaluate":
+            self._forget_dropped_policies(t)
 
     def _forget_dropped_policies(self, t: int) -> None:
         """Evaluating iteration t again needs its policy; where `keep_policies` dropped it, training has to make it again."""
         if t and not self.file(t, "policy").exists():
             for earlier in range(1, t + 1):
                 if not self.file(earlier, "policy").exists():
-                    self.marker("train", earlier).unlink(missing_ok=True)
+                    self.marker_path("train", earlier).unlink(missing_ok=True)
 
     def override(self, section: str, values: dict[str, Any]) -> None:
-        """Record a notebook's parameters (None: as it is) before its stage starts. Raises ParamsError, or RunError as `update` does."""
-        given = {name: value for name, value in values.items() if value is not None}
-        if given:
-            self.update(self.params.override(section, given))
+        """Record a notebook's parameters (None: as in params.yaml) before its stage starts.
+
+        Raises ParamsError for a bad value, RunError as `update` does.
+        """
+        changes = {name: value for name, value in values.items() if value is not None}
+        if changes:
+            self.update(self.params.override(section, changes))
 
     def note_machine(self) -> None:
-        """Add to provenance.json where a run goes on under other versions or on another machine."""
-        path, now = self.folder / "provenance.json", provenance.collect()
-        found = records.read_json(path) if path.exists() else now
-        if not provenance.same_machine((found.get("later") or [found])[-1], now):
-            records.write_json(path, found | {"later": [*found.get("later", []), now]})
+        """Add to provenance.json where a run goes on with other versions or on another machine."""
+        path = self.folder / "provenance.json"
+        now = provenance.collect()
+        record = records.read_json(path) if path.exists() else now
+        latest = (record.get("later") or [record])[-1]
+        if not provenance.same_machine(latest, now):
+            records.write_json(path, record | {"later": [*record.get("later", []), now]})
 
     @property
     def cache(self) -> Path:
+        """The folder that runs beside each other share: Toybox clips, encoded videos."""
         return self.folder.parent / ".cache"
 
-    def video_root(self, held_out: bool = False) -> Path:
-        """The folder that `Sample.video` counts from; `held_out`: that of the evaluation questions, which is the benchmark's where there is one."""
+    def videos_folder(self, held_out: bool = False) -> Path:
+        """The folder that `Sample.video` counts from.
+
+        `held_out` asks for the evaluation questions' folder, which is the benchmark's own where there is a benchmark. Raises
+        RunError where the folder leads out of data.path.
+        """
         data = self.params.data
         if data.path == "toybox":
             return self.cache / "clips"
         name = "test" if held_out and data.benchmark != "none" else "videos"
-        root, folder = resolve(data.path), (resolve(data.path) / getattr(data, name)).resolve()
+        root = resolve(data.path)
+        folder = (root / getattr(data, name)).resolve()
         if not folder.is_relative_to(root):
-            raise RunError(f"{root / getattr(data, name)}: data.{name} leads out of data.path; put the clips (or a folder of links to them) inside")
+            raise RunError(
+                f"{root / getattr(data, name)}: data.{name} leads out of data.path; "
+                f"put the clips (or a folder of links to them) inside"
+            )
         return folder
 
+    def clip(self, name: str, held_out: bool = False) -> Path:
+        """The file or folder of frames that a row's `video` names. Raises VideoError where it is missing or leads outside."""
+        return find_clip(self.videos_folder(held_out), name)
+
     def iteration(self, t: int) -> Path:
+        """The folder of iteration t."""
         return self.folder / f"iter_{t:02d}"
 
     def file(self, t: int, name: str) -> Path:
+        """A file of iteration t."""
         return self.iteration(t) / name
 
     def policy(self, t: int) -> str:
-        """Where pi_t is: the model that responds and judges in iteration t."""
+        """Where pi_t is, the model that responds and judges in iteration t: `model.path`, or a folder of the run."""
         return self.params.model.path if t <= 1 else str(self.file(t - 1, "policy"))
 
     def policy_after(self, t: int) -> str:
-        """pi_{t+1}: the policy that training t made (t = 0: the base)."""
+        """Where pi_{t+1} is, the policy that training t made (t = 0: the base)."""
         return self.policy(t + 1)
 
-    def marker(self, stage: str, t: int) -> Path:
+    def marker_path(self, stage: str, t: int) -> Path:
+        """The file that says that a stage is done."""
         return self.iteration(t) / ".done" / f"{stage}.json"
 
     def done(self, stage: str, t: int) -> dict | None:
         """The stage's marker, if it was made under today's parameters."""
-        path = self.marker(stage, t)
-        found = records.read_json(path) if path.exists() else None
-        return found if found and found["key"] == key(self.params, stage, t) else None
+        path = self.marker_path(stage, t)
+        marker = records.read_json(path) if path.exists() else None
+        return marker if marker and marker["key"] == stage_key(self.params, stage, t) else None
 
     def finished(self) -> list[tuple[str, int]]:
         """(stage, iteration) of every marker on disk, in order."""
-        found = [(p.stem, int(p.parent.parent.name[5:])) for p in self.folder.glob("iter_*/.done/*.json")]
-        return sorted(found, key=lambda at: (at[1], ORDER.index(at[0])))
+        markers = self.folder.glob("iter_*/.done/*.json")
+        return _in_order([(path.stem, int(path.parent.parent.name[5:])) for path in markers])
 
     def started(self) -> list[tuple[str, int]]:
         """(stage, iteration) of everything that has rows on disk, finished or not, in order."""
-        found = [(p.name.split(".")[1], int(p.parent.name[5:])) for p in self.folder.glob("iter_*/.*.key")]
-        rows = [(s, t) for s, t in found if any(self.file(t, name).exists() for name in FILES[s])]
-        return sorted(rows, key=lambda at: (at[1], ORDER.index(at[0])))
+        begun = [(path.name.split(".")[1], int(path.parent.name[5:])) for path in self.folder.glob("iter_*/.*.key")]
+        return _in_order([(s, t) for s, t in begun if any(self.file(t, name).exists() for name in TABLE[s].files)])
 
-    def _key_of(self, stage: str, t: int) -> str:
+    def _key_on_disk(self, stage: str, t: int) -> str:
         """The key under which the rows on disk were begun."""
         return self.file(t, f".{stage}.key").read_text()
 
     @contextmanager
     def lock(self, name: str = "") -> Iterator[None]:
-        """One process at a time; re-entrant within it. Raises RunLocked after 10 s. `name`: another lock of the same run."""
-        with locked(self.folder / f".{name}lock"):
+        """Let one process at a time work on the run, or on what `name` stands for. Raises RunLocked after ten seconds."""
+        with hold_lock(self.folder / f".{name}lock"):
             yield
 
     @contextmanager
     def stage(self, name: str, t: int) -> Iterator["Stage | None"]:
-        """The stage contract: None when it is done already; else a Stage whose marker is written when the block ends well."""
-        if not (0 if name in ("data", "evaluate", "score") else 1) <= t <= self.params.iterations:
+        """The contract of a stage: None where it is done; else a Stage whose marker is written when the block ends well.
+
+        Raises RunError for an iteration that the run does not have, MissingStage where the stage's input is not there.
+        """
+        if not TABLE[name].first <= t <= self.params.iterations:
             raise RunError(
-                f"{shown(self.folder)}: there is no {name} in iteration {t}; this run has iterations 1 to {self.params.iterations} "
-                f"(0: the base's evaluation); more: `isrdpo run PARAMS iterations=...`"
+                f"{display_path(self.folder)}: there is no {name} in iteration {t}; "
+                f"this run has iterations 1 to {self.params.iterations} (0: the base's evaluation); "
+                f"more: `isrdpo run PARAMS iterations=...`"
             )
         with self.lock():
             if self.done(name, t):
                 yield None
                 return
-            for other, at in upstream(self.params, name, t):
-                if not self.done(other, at):
-                    raise MissingStage(
-                        f"{shown(self.folder)}: stage {name} of iteration {t} needs stage {other} of iteration {at}, which is not done; run "
-                        f"`isrdpo stage {other} --run {shown(self.folder)} --iteration {at}` or notebook {NOTEBOOKS[other]} first"
-                    )
+            self._require_upstream(name, t)
             stage = Stage(self, name, t)
             stage.begin()
             yield stage
             stage.finish()
 
+    def _require_upstream(self, name: str, t: int) -> None:
+        where = display_path(self.folder)
+        for other, at in upstream(self.params, name, t):
+            if not self.done(other, at):
+                raise MissingStage(
+                    f"{where}: stage {name} of iteration {t} needs stage {other} of iteration {at}, which is not done; "
+                    f"run `isrdpo stage {other} --run {where} --iteration {at}` or notebook {NOTEBOOKS[other]} first"
+                )
+
+
+@dataclass
+class Batches(Generic[Item]):
+    """The batches of one output file: which are done, and those that are left to do.
+
+    `label` is the text of the progress bar.
+    """
+
+    log: records.BatchLog
+    items: list[list[Item]]
+    label: str
+
+    @property
+    def complete(self) -> bool:
+        """Whether every batch is on disk; then nothing needs a model."""
+        return self.log.done >= len(self.items)
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        """The batches that are left, under a progress bar. The caller appends the rows of each before it takes the next."""
+        left = self.items[self.log.done :]
+        for number, batch in enumerate(progress_bar(left, len(left), self.label), self.log.done + 1):
+            yield batch
+            if self.log.done != number:
+                raise RuntimeError(f"{self.log.path}: the rows of batch {number} were not appended")
+
+    def append(self, rows: list[Any]) -> None:
+        """The output rows of the batch that was taken last."""
+        self.log.append(rows)
+
+    def rows(self) -> list[Any]:
+        """All output rows on disk, in order."""
+        return self.log.rows()
+
 
 class Stage:
-    """A running stage: where it writes, what it counts."""
+    """A running stage: where it writes, and what it counts."""
 
     def __init__(self, run: Run, name: str, t: int) -> None:
-        self.run, self.name, self.t = run, name, t
-        self.key, self.total, self.began = key(run.params, name, t), 0, time.monotonic()
+        self.run = run
+        self.name = name
+        self.t = t
+        self.key = stage_key(run.params, name, t)
+        self.total = 0  # samples that the stage was given
         self.counts: dict[str, int] = {}
         self.warnings: list[str] = []
-        self.bads: list[dict] = []
+        self.bad_samples: list[dict] = []
+        self._started = time.monotonic()
 
     @property
     def params(self) -> parameters.Params:
+        """The run's parameters."""
         return self.run.params
 
     def path(self, name: str) -> Path:
+        """A file of the stage's iteration."""
         return self.run.file(self.t, name)
 
-    def log(self, name: str, row_type: type, batch_size: int) -> records.BatchLog:
+    def log(self, name: str, row_type: type, batch_size: int) -> records.BatchLog:  # to go
         return records.BatchLog(self.path(name), row_type, batch_size)
 
-    def bad(self, sample: str, cause: str, detail: str = "") -> None:
-        self.bads.append({"id": sample, "cause": cause, "detail": detail})
+    def batches(self, name: str, row_type: type, items: list[list[Item]], size: int, label: str) -> Batches[Item]:
+        """The way in which a stage walks its rows: by batches, each appended to the file `name` as soon as it is done.
 
-    def count(self, name: str, n: int) -> None:
-        self.counts[name] = n
+        `items` are cut into batches already (see `records.cut_batches`), of at most `size` input rows. What is on disk is not
+        done again; rows that were made with another batch size are, and the marker says so.
+        """
+        log = records.BatchLog(self.path(name), row_type, size)
+        if log.dropped:
+            self.warn(f"{name}: {log.dropped} batches of another size than {size} were on disk and are made again")
+        return Batches(log, items, f"iteration {self.t}: {label}")
+
+    def bad(self, sample: str, cause: str, detail: str = "") -> None:
+        """List a sample that is left out, under the cause that it is counted by."""
+        self.bad_samples.append({"id": sample, "cause": cause, "detail": detail})
+
+    def count(self, name: str, number: int) -> None:
+        """Note a number for the marker and the pages."""
+        self.counts[name] = number
 
     def warn(self, text: str) -> None:
+        """Note a sentence that pages show."""
         self.warnings.append(text)
 
     def begin(self) -> None:
-        """Rows made under another key are never mixed in: they go, with the marker."""
-        started = self.path(f".{self.name}.key")
-        self.run.marker(self.name, self.t).unlink(missing_ok=True)
+        """Remove rows that were made under another key (they are never mixed in), and the marker."""
+        key_file = self.path(f".{self.name}.key")
+        self.run.marker_path(self.name, self.t).unlink(missing_ok=True)
         for torn in self.path("").glob(".*.part"):
-            torn.unlink()
-        if not started.exists() or started.read_text() != self.key:
-            for name in (*FILES[self.name], f"bad_{self.name}.jsonl"):
-                path = self.path(name)
-                path.with_name(f".{name}.journal").unlink(missing_ok=True)
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-            records.write_text(started, self.key)
+            shutil.rmtree(torn) if torn.is_dir() else torn.unlink()
+        if key_file.exists() and key_file.read_text() == self.key:
+            return
+        for name in (*TABLE[self.name].files, f"bad_{self.name}.jsonl"):
+            path = self.path(name)
+            path.with_name(f".{name}.journal").unlink(missing_ok=True)
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        records.write_text(key_file, self.key)
 
     def finish(self) -> None:
-        causes = dict(Counter(bad["cause"] for bad in self.bads))
-        listed = self.path(f"bad_{self.name}.jsonl")
-        records.write(listed, self.bads)
-        share, allowed = len({bad["id"] for bad in self.bads}) / max(self.total, 1), self.params.max_bad_share
+        """List the bad samples and write the marker, last. Raises BadShare where too many are bad."""
+        causes = dict(Counter(bad["cause"] for bad in self.bad_samples))
+        path = self.path(f"bad_{self.name}.jsonl")
+        records.write_jsonl(path, self.bad_samples)
+        share = len({bad["id"] for bad in self.bad_samples}) / max(self.total, 1)
+        allowed = self.params.max_bad_share
         if share > allowed:
-            first, kinds = self.bads[0], ", ".join(f"{n} {cause}" for cause, n in causes.items())
+            first = self.bad_samples[0]
+            kinds = ", ".join(f"{count} {cause}" for cause, count in causes.items())
             raise BadShare(
-                f"{shown(listed)}: {share:.0%} of {self.total} samples are bad ({kinds}), above max_bad_share={allowed}; "
-                f"mend them, or raise max_bad_share; first: {first['id']}: {first['detail'] or first['cause']}"
+                f"{display_path(path)}: {share:.0%} of {self.total} samples are bad ({kinds}), "
+                f"above max_bad_share={allowed}; mend them, or raise max_bad_share; "
+                f"first: {first['id']}: {first['detail'] or first['cause']}"
             )
-        records.write_json(self.run.marker(self.name, self.t), {
-            "stage": self.name, "iteration": self.t, "key": self.key, "version": VERSIONS[self.name],
-            "params": depends(self.params, self.name, self.t),
-            "upstream": upstream(self.params, self.name, self.t), "total": self.total, "counts": self.counts, "bad": causes,
-            "warnings": self.warnings, "seconds": round(time.monotonic() - self.began, 1),
-            "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform != "darwin" else 1024**2),
-        })  # fmt: skip
+        marker = {
+            "stage": self.name,
+            "iteration": self.t,
+            "key": self.key,
+            "version": TABLE[self.name].version,
+            "params": dependencies(self.params, self.name, self.t),
+            "upstream": upstream(self.params, self.name, self.t),
+            "total": self.total,
+            "counts": self.counts,
+            "bad": causes,
+            "warnings": self.warnings,
+            "seconds": round(time.monotonic() - self._started, 1),
+            "peak_rss_mb": _peak_memory(),
+        }
+        records.write_json(self.run.marker_path(self.name, self.t), marker)
 
 
-def complete(run: Run, stage: str, t: int) -> bool:
+def _peak_memory() -> int:
+    """The most memory that this process ever held, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (1024**2 if sys.platform == "darwin" else 1024)
+
+
+def is_complete(run: Run, stage: str, t: int) -> bool:
     """Whether a stage is done, and the scoring beside it where a scorer is asked for."""
-    scoring = stage == "evaluate" and run.params.score.scorer != "none"
-    return bool(run.done(stage, t)) and (not scoring or bool(run.done("score", t)))
+    if not run.done(stage, t):
+        return False
+    needs_scoring = BESIDE.get(stage) == "score" and run.params.score.scorer != "none"
+    return not needs_scoring or run.done("score", t) is not None
 
 
-def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:
+def _in_order(stages: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    return sorted(stages, key=lambda at: (at[1], ORDER.index(at[0])))
+
+
+def _changed_names(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """The dotted names of the parameters that differ."""
     names = []
     for name in new:
         if isinstance(new[name], dict):
-            names += _differences(old[name], new[name], f"{prefix}{name}.")
+            names += _changed_names(old[name], new[name], f"{prefix}{name}.")
         elif old[name] != new[name]:
             names.append(f"{prefix}{name}")
     return names
 
 
 def open_or_create(run_dir: str | Path, preset: str | Path) -> Run:
-    """Notebook 01: the run in `run_dir`, made from a preset when there is none."""
+    """The run in `run_dir`, made from a preset where there is none (notebook 01)."""
     if (resolve(run_dir) / "params.yaml").exists():
         return Run.open(run_dir)
     return Run.create(parameters.load(resolve(preset), [f"run={run_dir}"]))
 
 
-def stage_main(name: str, arguments: list[str] | None = None) -> None:
-    """`python -m isrdpo.stages.<stage> --run outputs/toybox --iteration 3`: exit 0 if and only if the stage's marker is written."""
-    parser = argparse.ArgumentParser(prog=f"python -m isrdpo.{name}", description=f"Stage {name} of one iteration; nothing when it is done.")
+def stage_main(name: str, stage: Callable[[Run, int], None], arguments: list[str] | None = None) -> None:
+    """`python -m isrdpo.stages.<name> --run outputs/toybox --iteration 3`: exit 0 if and only if the marker is written."""
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog=f"python -m isrdpo.stages.{name}",
+        description=f"Stage {name} of one iteration; does nothing where it is done.",
+    )
     parser.add_argument("--run", required=True, help="the run's folder")
     parser.add_argument("--iteration", type=int, required=True, help="1 to N; 0: the base and the evaluation set")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        importlib.import_module(f"isrdpo.stages.{name}").run(Run.open(given.run), given.iteration)
+        stage(Run.open(options.run), options.iteration)
     except KeyboardInterrupt:
         print(f"isrdpo {name}: interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if not expected(error):
+        if not is_expected(error):
             raise
-        sys.exit(f"isrdpo {name}: {told(error)}")
+        sys.exit(f"isrdpo {name}: {message_of(error)}")

@@ -8,8 +8,10 @@ from typing import Any
 
 import yaml
 
+from isrdpo.core.errors import IsrdpoError
 
-class YamlError(ValueError):
+
+class YamlError(IsrdpoError, ValueError):
     """Text that is not YAML, or a key given twice; one line that names the file and the line."""
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from isrdpo.core import records
-from isrdpo.core.folders import RunError
+from isrdpo.core.errors import RunError
 
 Found = records.Sample | records.BadRow
 HALLUCER = ("object_relation", "temporal", "semantic_detail", "external_factual", "external_nonfactual")  # the five of the leaderboard

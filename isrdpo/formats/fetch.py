@@ -24,7 +24,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from isrdpo.core import folders, records
-from isrdpo.core.folders import RunError
+from isrdpo.core.errors import RunError
 from isrdpo.core.params import OFFICIAL_SETS, SOURCES, TEST_SETS, Params
 from isrdpo.formats import archives, hub
 
@@ -133,7 +133,7 @@ def fetch(made: Plan, folder: Path, yes: bool = False, keep: bool = False, endpo
     _agreed(rows, packed, models, folder, yes, keep)
     if rows or packed:
         state.mkdir(parents=True, exist_ok=True)
-        with folders.locked(state / "lock"):
+        with folders.hold_lock(state / "lock"):
             for file in rows:
                 place = _within(folder, file.path)
                 hub.download(file, place, state / f"{file.digest}.part", endpoint)

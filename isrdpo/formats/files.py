@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isrdpo.core.folders import RunError
-from isrdpo.formats.video import PICTURES, SUFFIXES
+from isrdpo.core.clips import PICTURES, SUFFIXES
+from isrdpo.core.errors import RunError
 
 COLUMNS = ("id", "idx", "video", "videos", "prompt", "question", "conversations", "answer", "caption", "chosen", "rejected", "kind")  # those read of Arrow
 HEADERS = {  # a CSV's column, and how else it is called

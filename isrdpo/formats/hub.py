@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from isrdpo.core.folders import RunError
+from isrdpo.core.errors import RunError
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 

@@ -50,14 +50,14 @@ def write(folder: Path, answers: Iterable[records.Answer], samples: Iterable[rec
             "model_prediction": {"status": "success", "message": a.response},
         })  # fmt: skip
     for name, found in rows.items():
-        records.write(folder / f"{name}.jsonl", found)
+        records.write_jsonl(folder / f"{name}.jsonl", found)
 
 
 def read(path: Path, name: str, captions: dict[str, str]) -> tuple[list[Prediction], int]:
     """The predictions of a file, and how many of its rows were left out as the reference leaves them out: no success, or a video without a caption where
     others have one. Raises RecordError naming the line."""
     made, left_out = [], 0
-    for number, row in enumerate(records.read(path, dict), 1):
+    for number, row in enumerate(records.read_jsonl(path, dict), 1):
         try:
             said = row["model_prediction"]
             success = said["status"] == "success"

@@ -5,11 +5,12 @@
 from typing import Any
 
 from isrdpo.core import records
+from isrdpo.core.errors import IsrdpoError
 
 HUMAN, GPT = ("human", "user"), ("gpt", "assistant")
 
 
-class RowError(ValueError):
+class RowError(IsrdpoError, ValueError):
     """A dataset row that cannot be used; its text is the cause, as it is counted."""
 
 

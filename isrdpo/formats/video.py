@@ -10,14 +10,11 @@ from types import ModuleType
 
 import numpy as np
 
-SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".gif")
-PICTURES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
+from isrdpo.core.clips import PICTURES, frame_files
+from isrdpo.core.errors import VideoError
+
 FOLDER_RATE = 2.0  # frames a second in LLaVA-Hound's frame folders (ffmpeg -vf fps=2)
 SPANS = ("whole", "first_10s")
-
-
-class VideoError(OSError):
-    """A video that is missing or cannot be read; one line that names the file."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ def smaller(clip: Clip, max_pixels: int) -> Clip:
 def seconds(path: Path) -> float | None:
     """How long a video is, by its container's header (None where that does not say), or by the count of frames where it is a folder. Raises VideoError."""
     if path.is_dir():
-        return len(_pictures(path)) / FOLDER_RATE
+        return len(frame_files(path)) / FOLDER_RATE
     import av
 
     try:
@@ -75,37 +72,6 @@ def seconds(path: Path) -> float | None:
             return None if stream.duration is None else float(stream.duration * stream.time_base)
     except Exception as error:
         raise VideoError(f"{path}: not a readable video ({type(error).__name__})") from error
-
-
-def resolve(root: Path, name: str) -> Path:
-    """The file or frame folder that a row's `video` names under `root`, with or without the extension it should have.
-
-    Raises VideoError when there is none, and when the path or a link in it leads out of `root`.
-    """
-    top = root.resolve()
-    try:
-        exact = root / name
-        for candidate in (exact, exact.with_suffix(""), *(exact.with_name(exact.name + suffix) for suffix in SUFFIXES)):
-            if not candidate.resolve().is_relative_to(top):
-                raise VideoError(f"{name!r} leads out of the video folder {root}")
-            if candidate.is_file() or (candidate.resolve() != top and _pictures(candidate)):
-                if any(picture.is_symlink() and not picture.resolve().is_relative_to(top) for picture in _pictures(candidate)):
-                    raise VideoError(f"{name!r} holds links that lead out of the video folder {root}")
-                return candidate
-    except VideoError:
-        raise
-    except (OSError, ValueError, RuntimeError) as error:  # too long, empty, a null byte, a loop of links
-        raise VideoError(f"{name[:80]!r} is not a usable path ({error})") from error
-    raise VideoError(f"{root / name}: no such video (nor with {', '.join(SUFFIXES)}, nor a folder of frames)")
-
-
-def _pictures(folder: Path) -> list[Path]:
-    """A folder's frames in lexicographic order; none where it is no folder."""
-    return (
-        sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES and file.name[0] != ".")
-        if folder.is_dir()
-        else []
-    )
 
 
 def _sampled(count: int, rate: float, span: str) -> int:
@@ -121,7 +87,7 @@ def _chosen(count: int, rate: float, frames: int, span: str) -> np.ndarray:
 def _read_folder(path: Path, frames: int) -> Clip:
     from PIL import Image
 
-    pictures = _pictures(path)
+    pictures = frame_files(path)
     if not pictures:
         raise VideoError(f"{path}: a folder without frames ({', '.join(PICTURES)})")
     chosen, loaded = _chosen(len(pictures), 0, frames, "whole"), {}

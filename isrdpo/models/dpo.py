@@ -26,9 +26,9 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from isrdpo.core import records
+from isrdpo.core.errors import RunError
 from isrdpo.core.params import Train
 from isrdpo.core.records import Preference
-from isrdpo.core.runs import RunError
 from isrdpo.models import auto
 from isrdpo.models.hound_model import LLM, HoundForConditionalGeneration, HoundProcessor, Video, quiet
 

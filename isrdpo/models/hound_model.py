@@ -36,6 +36,7 @@ from transformers.models.video_llava.modeling_video_llava import VideoLlavaMulti
 from transformers.utils import logging as transformers_logging
 
 from isrdpo.core import prompts
+from isrdpo.core.errors import IsrdpoError
 from isrdpo.formats.video import Clip
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's, of red, green, blue
@@ -59,7 +60,7 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-class CheckpointError(ValueError):
+class CheckpointError(IsrdpoError, ValueError):
     """A checkpoint that cannot be read as LLaVA-Hound's; one line that names the folder and what is wrong."""
 
 

@@ -18,9 +18,8 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from isrdpo.core import prompts, records
-from isrdpo.core.folders import TOYBOX_BASE
+from isrdpo.core.folders import TOYBOX_BASE, resolve
 from isrdpo.core.params import Params
-from isrdpo.core.runs import resolve
 from isrdpo.formats import video
 from isrdpo.models import auto, hound
 from isrdpo.models.hound_model import LLM, CheckpointError, HoundForConditionalGeneration, HoundProcessor, Video

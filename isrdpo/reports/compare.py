@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from isrdpo.core import metrics, records
-from isrdpo.core.folders import RunError, resolve, shown
+from isrdpo.core.errors import RunError
+from isrdpo.core.folders import display_path, resolve
 from isrdpo.core.params import Params
 from isrdpo.core.runs import Run
 from isrdpo.reports import summary
@@ -25,7 +26,7 @@ KEYS = ["arm", "seed", "iteration"]
 COLUMNS = ["arm", "iteration", "seeds", "questions", "measure", "value", "value_low", "value_high", "baseline", "baseline_value", "difference", "difference_low",
            "difference_high"]  # fmt: skip
 CONTROLS = ("ld", "norm", "rdpo", "balanced")  # of length, as they end an arm's name
-ARMS = ("isr", "fresh", "self_reward", "oracle", "random", "given")  # in the order in which they are shown
+ARMS = ("isr", "fresh", "self_reward", "oracle", "random", "given")  # in the order in which they are display_path
 DRAWS = 2000
 MEASURES = {  # of answers: (above, below) whose sums are divided; None: a mean
     "accuracy": ("correct", None), "hallucination": ("false", "claims"), "false_claims": ("false", None), "response_words": ("words", None),
@@ -94,7 +95,7 @@ def questions(runs: Sequence[Run]) -> pd.DataFrame:
 
     def rows(run: Run, t: int) -> pd.DataFrame:
         if name := report.scorer(run, t):
-            by.setdefault(name, f"{shown(run.folder)}, iteration {t}")
+            by.setdefault(name, f"{display_path(run.folder)}, iteration {t}")
         if len(by) > 1:
             raise RunError("answers were scored by different scorers, whose numbers do not compare: " + "; ".join(f"{who} ({where})" for who, where in by.items()))
         return report.answers(run, t)[["id", "kind", "words", "correct", "false", "claims"]].astype({"correct": float, "false": float, "claims": float})
@@ -108,7 +109,7 @@ def verdicts(runs: Sequence[Run]) -> pd.DataFrame:
 
     def rows(run: Run, t: int) -> pd.DataFrame:
         table = report.judged(run, t)
-        facts = {s.id: s.facts for s in records.read(run.file(t, "samples.jsonl"), records.Sample)}
+        facts = {s.id: s.facts for s in records.read_jsonl(run.file(t, "samples.jsonl"), records.Sample)}
         table = table[table["calls"] > 0]
         right = [
             None if choice is None or c is None or c[0] == c[1] else float(c[choice]) for c, choice in zip(table["correct"], table["choice"], strict=True)
@@ -136,13 +137,13 @@ def fixed(runs: Sequence[Run]) -> pd.DataFrame:
     """A row a fixed pair and condition: id, with_context, right (share of its calls), longer_truer (whether the truer response has more words)."""
 
     def rows(run: Run, t: int) -> pd.DataFrame:
-        pairs = {p.id: p for p in records.read(run.file(0, "fixed_pairs.jsonl"), records.FixedPair)}
+        pairs = {p.id: p for p in records.read_jsonl(run.file(0, "fixed_pairs.jsonl"), records.FixedPair)}
         calls = report.rows_of(run, t, "fixed_judgments.jsonl")
         if calls.empty:
             return calls
         calls["right"] = [float(choice == pairs[i].truer) for choice, i in zip(calls["choice"], calls["id"], strict=True)]
         made = calls.groupby(["id", "with_context"], sort=False)["right"].mean().reset_index()
-        words = {i: [metrics.words(text) for text in p.responses] for i, p in pairs.items()}
+        words = {i: [metrics.word_count(text) for text in p.responses] for i, p in pairs.items()}
         return made.assign(longer_truer=[words[i][pairs[i].truer] > words[i][1 - pairs[i].truer] for i in made["id"]])
 
     return _each(runs, rows, 0, "evaluate")
@@ -237,7 +238,7 @@ def readable(table: pd.DataFrame, name: str = "value") -> pd.DataFrame:
 
 
 def groups(arms: Sequence[str]) -> dict[str, list[str]]:
-    """Arms that are shown together: "" has those without length control (all, where there are no others), each other one an arm and its controls."""
+    """Arms that are display_path together: "" has those without length control (all, where there are no others), each other one an arm and its controls."""
     every = list(dict.fromkeys(arms))
     plain = [arm for arm in every if uncontrolled(arm) == arm]
     families = {arm: [arm, *(other for other in every if other != arm and uncontrolled(other) == arm)] for arm in plain}

@@ -21,10 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from isrdpo.core import records
-from isrdpo.core.folders import MissingStage, RunError, shown
+from isrdpo.core.clips import PICTURES, find_clip
+from isrdpo.core.errors import MissingStage, RunError
+from isrdpo.core.folders import display_path
+from isrdpo.core.progress import progress_bar
 from isrdpo.core.records import Preference
-from isrdpo.core.runs import Run, progress
-from isrdpo.formats import hub, video
+from isrdpo.core.runs import Run
+from isrdpo.formats import hub
 
 TAG = re.compile(r"<(video|image|audio)>")
 SHARD = 100_000  # rows a parquet file
@@ -36,12 +39,12 @@ SOURCE = "https://arxiv.org/abs/2406.11280"
 def preferences(run: Run, t: int, target: Path, form: str, copy_videos: bool = False) -> str:
     """Writes iteration t's kept pairs into the new folder `target`, whole or not at all; returns what to say. Raises RunError."""
     if not run.done("judge", t):
-        raise MissingStage(f"{shown(run.folder)}: iteration {t} has no finished preferences; run `isrdpo stage judge --run {shown(run.folder)} --iteration {t}`")
-    found = records.read(run.file(t, "preferences.jsonl"), Preference)
+        raise MissingStage(f"{display_path(run.folder)}: iteration {t} has no finished preferences; run `isrdpo stage judge --run {display_path(run.folder)} --iteration {t}`")
+    found = records.read_jsonl(run.file(t, "preferences.jsonl"), Preference)
     kept = [pair for pair in found if form in ("llava-hound", "hf") or not TAG.search(pair.question + pair.chosen + pair.rejected)]
     if not kept:
-        raise RunError(f"{shown(run.file(t, 'preferences.jsonl'))}: no pair to export ({len(found)} in all)")
-    root = run.video_root()
+        raise RunError(f"{display_path(run.file(t, 'preferences.jsonl'))}: no pair to export ({len(found)} in all)")
+    root = run.videos_folder()
     with _Fresh(target) as part:
         if copy_videos:
             _copy(dict.fromkeys(pair.video for pair in kept), root, part / "videos")
@@ -49,7 +52,7 @@ def preferences(run: Run, t: int, target: Path, form: str, copy_videos: bool = F
         WRITERS[form](kept, part, lambda name: _media(root, name, within), run, t)
     note = f"; {len(found) - len(kept)} left out, their text holds a media tag" if len(kept) < len(found) else ""
     paths = "copied into videos/" if copy_videos else f"named as below {root}"
-    return f"{shown(target)}: {len(kept)} pairs of iteration {t} as {form}, videos {paths}{note}"
+    return f"{display_path(target)}: {len(kept)} pairs of iteration {t} as {form}, videos {paths}{note}"
 
 
 class _Fresh:
@@ -60,7 +63,7 @@ class _Fresh:
 
     def __enter__(self) -> Path:
         if self.target.is_symlink() or self.target.is_file() or (self.target.is_dir() and any(self.target.iterdir())):
-            raise RunError(f"{shown(self.target)}: something is there already; give a new or empty folder as --to")
+            raise RunError(f"{display_path(self.target)}: something is there already; give a new or empty folder as --to")
         self.part.mkdir(parents=True)
         return self.part
 
@@ -74,8 +77,8 @@ class _Fresh:
 
 
 def _copy(names: dict[str, None], root: Path, target: Path) -> None:
-    for name in progress(names, len(names), "videos"):
-        source, place = video.resolve(root, name), target / name
+    for name in progress_bar(names, len(names), "videos"):
+        source, place = find_clip(root, name), target / name
         place.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
             shutil.copytree(source, place)
@@ -86,14 +89,14 @@ def _copy(names: dict[str, None], root: Path, target: Path) -> None:
 def _media(root: Path, name: str, within: str) -> str | list[str]:
     """A video's path, or the paths of its frames in order."""
     folder = root / name
-    return [f"{within}{name}/{p.name}" for p in sorted(folder.iterdir()) if p.suffix.lower() in video.PICTURES] if folder.is_dir() else within + name
+    return [f"{within}{name}/{p.name}" for p in sorted(folder.iterdir()) if p.suffix.lower() in PICTURES] if folder.is_dir() else within + name
 
 
 Media = Callable[[str], str | list[str]]
 
 
 def _llava_hound(pairs: list[Preference], folder: Path, media: Media, run: Run, t: int) -> None:
-    records.write(folder / "preferences.jsonl", [
+    records.write_jsonl(folder / "preferences.jsonl", [
         {"id": p.id, "video": p.video, "prompt": f"<video>\n{p.question}", "chosen": p.chosen, "rejected": p.rejected} for p in pairs
     ])  # fmt: skip
 
@@ -112,7 +115,7 @@ def _llama_factory(pairs: list[Preference], folder: Path, media: Media, run: Run
 
 
 def _ms_swift(pairs: list[Preference], folder: Path, media: Media, run: Run, t: int) -> None:
-    records.write(folder / "preferences.jsonl", [
+    records.write_jsonl(folder / "preferences.jsonl", [
         {
             "messages": [{"role": "user", "content": f"<video>{p.question}"}, {"role": "assistant", "content": p.chosen}],
             "rejected_response": p.rejected, "videos": [media(p.video)],
@@ -165,7 +168,7 @@ def _columns(within: str) -> str:
     where = "files below this folder" if within else "names below the run's video root; the videos are not in this repository"
     return (
         "`prompt`, `chosen` and `rejected` are messages (role, content) as TRL's preference format has them. `videos` are paths: " + where + ". "
-        "`margin` is the verdict's mean log-odds over the orders shown, null where verdicts were generated as text."
+        "`margin` is the verdict's mean log-odds over the orders display_path, null where verdicts were generated as text."
     )
 
 
@@ -201,14 +204,14 @@ def policy(run: Run, t: int, target: Path) -> str:
     source = run.file(t, "policy")
     if not run.done("train", t) or not source.is_dir():
         why = "was not kept (see keep_policies)" if run.done("train", t) else "is not trained"
-        raise MissingStage(f"{shown(run.folder)}: the policy of iteration {t} {why}; run `isrdpo stage train --run {shown(run.folder)} --iteration {t}`")
+        raise MissingStage(f"{display_path(run.folder)}: the policy of iteration {t} {why}; run `isrdpo stage train --run {display_path(run.folder)} --iteration {t}`")
     with _Fresh(target) as part:
         kind = original(source, part, run.params.model.image_tower, run.params.model.video_tower)
         front = {"library_name": "isrdpo", "tags": ["dpo", "isr-dpo", "video-text-to-text"]}
         more = "The layout is LLaVA-Hound's own (model_type llava_llama); `isrdpo.hound.load` reads it. LLaVA-Hound's code wants `llava` in the folder's name."
         made = "A video language model trained with DPO on its own verdicts about its own answers."
         records.write_text(part / "README.md", card(run, t, front, f"ISR-DPO policy after iteration {t}", {}, made, more))
-    return f"{shown(target)}: the policy after iteration {t} in LLaVA-Hound's layout, {kind}"
+    return f"{display_path(target)}: the policy after iteration {t} in LLaVA-Hound's layout, {kind}"
 
 
 def original(source: Path, target: Path, image_tower: str | None = None, video_tower: str | None = None) -> str:
@@ -216,9 +219,9 @@ def original(source: Path, target: Path, image_tower: str | None = None, video_t
     try:
         family = json.loads((source / "config.json").read_text()).get("model_type")
     except (OSError, ValueError) as error:
-        raise RunError(f"{shown(source)}/config.json: not readable ({error})") from error
+        raise RunError(f"{display_path(source)}/config.json: not readable ({error})") from error
     if family not in FAMILY:
-        raise RunError(f"{shown(source)}: model_type {family!r} is not LLaVA-Hound's; only that family has this layout, use the folder as it is")
+        raise RunError(f"{display_path(source)}: model_type {family!r} is not LLaVA-Hound's; only that family has this layout, use the folder as it is")
     import torch
 
     from isrdpo.models import hound

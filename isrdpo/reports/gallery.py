@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from isrdpo.core import records
+from isrdpo.core.clips import find_clip
 from isrdpo.core.runs import Run
 from isrdpo.formats import video
 from isrdpo.reports import html as show
@@ -84,7 +85,7 @@ def clip(run: Run, name: str, page: Path | None = None, held_out: bool = False) 
     """A clip for a card: `href` to play it (or None), `strip` of (picture, seconds), and a `note` where something is not at hand. `page`: the folder
     that links count from (None: a page of an iteration); `held_out`: a clip of an evaluation question."""
     try:
-        path = video.resolve(run.video_root(held_out), name)
+        path = find_clip(run.videos_folder(held_out), name)
         strip = frames(run, path)
     except OSError as error:
         return {"name": name, "href": None, "strip": [], "note": f"this clip is not at hand ({error})"}
@@ -183,7 +184,7 @@ def contexts(run: Run, iteration: int, *, each: int = 2, seed: int = 0, sample: 
 def verdicts(run: Run, iteration: int, *, each: int = 2, seed: int = 0, sample: str | None = None) -> show.Html:
     """Judged pairs: the two responses, the description that the judge read, and its verdict."""
     table = report.judged(run, iteration)
-    facts = {s.id: s.facts for s in records.read(run.file(iteration, "samples.jsonl"), records.Sample)}
+    facts = {s.id: s.facts for s in records.read_jsonl(run.file(iteration, "samples.jsonl"), records.Sample)}
     decided, said = table[table["choice"].notna()], report.verdict_confidence(table)["verdict"]
     sure, long = decided["margin"].fillna(1.0).astype(float), decided["longer"].eq(True)
     rules = [("wrong, and for the longer", sure.where(said.eq("wrong") & long)), ("wrong, and for the shorter", sure.where(said.eq("wrong") & ~long)),
@@ -205,7 +206,7 @@ def answers(run: Run, iteration: int, *, each: int = 2, seed: int = 0, sample: s
     """Questions that this policy answers rightly and an earlier one did not, and the other way round."""
     tables = report.compared(run, iteration)
     now = tables["now" if iteration else "base"].set_index("id", drop=False)
-    facts = {s.id: s.facts for s in records.read(run.file(0, "samples.jsonl"), records.Sample)}
+    facts = {s.id: s.facts for s in records.read_jsonl(run.file(0, "samples.jsonl"), records.Sample)}
     earlier = {name: table.set_index("id") for name, table in tables.items() if iteration and name != "now"}
     rules = []
     for name, table in earlier.items():
@@ -230,7 +231,7 @@ def heat_maps(run: Run, iteration: int) -> show.Html:
     rows, parts = report.rows_of(run, iteration, "looks.jsonl"), []
     for number, (sample, found) in enumerate(rows.groupby("id", sort=False) if len(rows) else []):
         try:
-            clip = frames(run, video.resolve(run.video_root(), found["video"].iloc[0]))
+            clip = frames(run, run.clip(found["video"].iloc[0]))
         except OSError as error:
             parts.append(show.note(f"{sample}: this clip is not at hand ({error})"))
             continue

@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 
 from isrdpo.core import records
 from isrdpo.core.folders import project_root
-from isrdpo.core.runs import Run, depends
+from isrdpo.core.pipeline import dependencies
+from isrdpo.core.runs import Run
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -120,11 +121,11 @@ def table(frame: pd.DataFrame, caption: str, words: bool = False) -> Html:
 def _facts(run: Run, stage: str) -> pd.DataFrame:
     found = records.read_json(run.folder / "provenance.json")
     rows = {k: v for k, v in found.items() if k not in ("packages", "later")} | {f"version of {k}": v for k, v in found["packages"].items() if v}
-    return pd.DataFrame([*rows.items(), *depends(run.params, stage).items()], columns=["what", "value"]).astype(str)
+    return pd.DataFrame([*rows.items(), *dependencies(run.params, stage).items()], columns=["what", "value"]).astype(str)
 
 
 def provenance(run: Run, stage: str) -> Html:
-    """Versions, commit, and the resolved parameters that the stage depends on; folded. Brings the style for a notebook."""
+    """Versions, commit, and the resolved parameters that the stage dependencies on; folded. Brings the style for a notebook."""
     return render("provenance.html.j2", table=table(_facts(run, stage), f"Provenance of stage {stage}"))
 
 

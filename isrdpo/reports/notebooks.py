@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from isrdpo.core import folders, records
+from isrdpo.core import errors, folders, records
 from isrdpo.core.pipeline import BESIDE, NOTEBOOKS
 from isrdpo.core.runs import Run
 from isrdpo.reports import pages
@@ -22,7 +22,7 @@ CHILDREN = {  # a kernel's environment: figures into files, this interpreter's o
 }  # fmt: skip
 
 
-class NotebookFailed(folders.RunError):
+class NotebookFailed(errors.RunError):
     """A notebook that did not run to its end: the stage's own line, and where the executed copy lies."""
 
 
@@ -31,7 +31,7 @@ def _current(run: Run, stage: str, t: int, path: Path) -> bool:
     shown = (stage, BESIDE[stage]) if stage in BESIDE else (stage,)
     if not path.exists() or any(run.done(name, t) is None for name in shown):
         return False
-    return path.stat().st_mtime_ns >= max(run.marker(name, t).stat().st_mtime_ns for name in shown)
+    return path.stat().st_mtime_ns >= max(run.marker_path(name, t).stat().st_mtime_ns for name in shown)
 
 
 def missing(run: Run, stage: str, t: int) -> bool:
@@ -50,7 +50,7 @@ def make(run: Run, stage: str, t: int, say: Callable[[str], None] = lambda text:
 def _within(run: Run, stage: str, t: int, took: float) -> str:
     """How long the rest of a running stage will take, from the batches that its journals list."""
     done, total = progressed(run, stage, t)
-    return f"about {clock(took * (total - done) / done)} left" if 0 < done < total else ""
+    return f"about {format_duration(took * (total - done) / done)} left" if 0 < done < total else ""
 
 
 def progressed(run: Run, stage: str, t: int) -> tuple[int, int]:
@@ -73,7 +73,7 @@ def _lines(path: Path) -> int:
     return path.read_bytes().count(b"\n")
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Minutes and seconds, hours before them where there are any."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
@@ -97,12 +97,12 @@ def execute(run: Run, stage: str, t: int, values: dict[str, Any] | None = None, 
     root, title, target = folders.project_root(), NOTEBOOKS[stage], pages.executed(run, stage, t)
     source = root / "notebooks" / f"{title}.ipynb"
     if not source.is_file():
-        raise folders.RunError(f"{folders.shown(source)}: no such notebook")
+        raise errors.RunError(f"{folders.display_path(source)}: no such notebook")
     part, failed = (target.with_name(f"{title}.{state}.ipynb") for state in ("running", "failed"))
     log = run.iteration(t) / "logs" / f"{title}.log"
     for folder in (target.parent, log.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    given = {"run_dir": folders.shown(run.folder), "iteration": t, **(values or {})}
+    given = {"run_dir": folders.display_path(run.folder), "iteration": t, **(values or {})}
     _known(source, given)
     for old in (target, pages.page_of(run, stage, t), part):
         old.unlink(missing_ok=True)
@@ -112,7 +112,7 @@ def execute(run: Run, stage: str, t: int, values: dict[str, Any] | None = None, 
     if reason:
         if part.exists():
             os.replace(part, failed)
-        raise NotebookFailed(f"{title}, iteration {t}: {reason}\nas far as it came: {folders.shown(failed if failed.exists() else log)}")
+        raise NotebookFailed(f"{title}, iteration {t}: {reason}\nas far as it came: {folders.display_path(failed if failed.exists() else log)}")
     os.replace(part, target)
     failed.unlink(missing_ok=True)
 
@@ -131,7 +131,7 @@ def alone(title: str, values: dict[str, Any], target: Path) -> Path:
     part, log = made.with_name(f"{title}.running.ipynb"), target / f"{title}.log"
     reason = _papermill(root / "notebooks" / made.name, part, {**values, "out": str(target)}, root, log, lambda: None)
     if reason:
-        raise NotebookFailed(f"{title}: {reason}\nas far as it came: {folders.shown(part if part.exists() else log)}")
+        raise NotebookFailed(f"{title}: {reason}\nas far as it came: {folders.display_path(part if part.exists() else log)}")
     os.replace(part, made)
     return made
 
@@ -158,7 +158,7 @@ def _known(source: Path, values: dict[str, Any]) -> None:
 
     known = papermill.inspect_notebook(str(source))
     if strange := [name for name in values if name not in known]:
-        raise folders.RunError(f"{source.name}: no parameter {', '.join(strange)}; it has {', '.join(known)}")
+        raise errors.RunError(f"{source.name}: no parameter {', '.join(strange)}; it has {', '.join(known)}")
 
 
 def _papermill(source: Path, target: Path, values: dict[str, Any], root: Path, log: Path, tick: Callable[[], None]) -> str:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from isrdpo.core import records
-from isrdpo.core.folders import RunError, shown
+from isrdpo.core.errors import RunError
+from isrdpo.core.folders import display_path
 from isrdpo.core.pipeline import NOTEBOOKS, STAGES
 from isrdpo.core.runs import Run
 
@@ -78,7 +79,7 @@ def index(run: Run, state: str = "") -> Path:
         left=show.table(summary.left_out(found), "Samples left out, by reason"), grid=[entry for entry in grid if entry[1]],
         warnings=[f"{m['stage']}, iteration {m['iteration']}: {w}" for m in found for w in m["warnings"]],
         memory=max((m["peak_rss_mb"] for m in found), default=0), total=cost["seconds"].sum() if len(cost) else 0, provenance=_provenance(made),
-        again=f"isrdpo run {shown(run.folder / 'params.yaml')} run=outputs/again",
+        again=f"isrdpo run {display_path(run.folder / 'params.yaml')} run=outputs/again",
     )  # fmt: skip
     target = run.folder / "report.html"
     records.write_text(target, html.text)
@@ -130,7 +131,7 @@ def bundle(run: Run, target: Path) -> Path:
     or not at all. Raises RunError where the run has no index yet."""
     index_page = run.folder / "report.html"
     if not index_page.exists():
-        raise RunError(f"{shown(run.folder)}: no report.html yet; run a stage first")
+        raise RunError(f"{display_path(run.folder)}: no report.html yet; run a stage first")
     pages = [index_page, *sorted(run.folder.glob("iter_*/reports/*.html"))]
     wanted = [*pages, run.folder / "summary.csv", run.folder / "params.yaml", run.folder / "provenance.json",
               *sorted(run.folder.glob("figures/*.*")), *sorted(run.folder.glob("iter_*/figures/*.*"))]  # fmt: skip

@@ -232,7 +232,8 @@ def length_bias(rows: pd.DataFrame) -> Figure:
         edges = np.unique(np.quantile(part["difference"], np.linspace(0, 1, 6 if len(part) >= 50 else 4)))
         edges = edges if len(edges) > 1 else np.array([edges[0] - 0.5, edges[0] + 0.5])
         for _, inside in part.groupby(pd.cut(part["difference"], edges, include_lowest=True), observed=True):
-            share, (low, high) = inside["longer"].mean(), wilson(int(inside["longer"].sum()), len(inside))
+            found = wilson(int(inside["longer"].sum()), len(inside))
+            share, low, high = inside["longer"].mean(), found.low, found.high
             axis.errorbar(inside["difference"].mean(), share, yerr=[[max(share - low, 0)], [max(high - share, 0)]], marker=MARKERS[number], capsize=3,
                           color=color)  # fmt: skip
         axis.plot([], [], marker=MARKERS[number], color=color, label=f"{truer} (n = {len(part)})")
@@ -304,7 +305,8 @@ def length_truth(rows: pd.DataFrame) -> Figure:
         edges = np.unique(np.quantile(part["words"], np.linspace(0, 1, 5)))
         edges = edges if len(edges) > 1 else np.array([edges[0] - 0.5, edges[0] + 0.5])
         for _, inside in part.groupby(pd.cut(part["words"], edges, include_lowest=True), observed=True):
-            share, (low, high) = inside["correct"].mean(), wilson(int(inside["correct"].sum()), len(inside))
+            found = wilson(int(inside["correct"].sum()), len(inside))
+            share, low, high = inside["correct"].mean(), found.low, found.high
             axis.errorbar(inside["words"].mean(), share, yerr=[[max(share - low, 0)], [max(high - share, 0)]], marker=MARKERS[number % len(MARKERS)], capsize=3,
                           color=color)  # fmt: skip
         axis.plot([], [], marker=MARKERS[number % len(MARKERS)], linestyle="", color=color, label=str(what))

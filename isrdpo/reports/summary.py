@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 
 from isrdpo.core import metrics, records
-from isrdpo.core.runs import STAGES, Run
+from isrdpo.core.pipeline import STAGES
+from isrdpo.core.runs import Run
 from isrdpo.reports import tables as report
 
 SHOWN = ["accuracy", "hallucination", "false_claims", "response_words", "prefers_longer", "judge_accuracy", "fixed_judge_accuracy",
@@ -24,9 +25,9 @@ def iteration_row(run: Run, iteration: int) -> dict[str, Any]:
         row |= {k: v for k, v in records.read_json(run.file(iteration, "eval.json")).items() if k != "iteration"}
         row["scorer"] = report.scorer(run, iteration)
         if row["scorer"] not in ("", "facts"):
-            row |= metrics.told(report.answers(run, iteration)[["correct", "false", "claims"]].to_dict("records"))
+            row |= metrics.scored_figures(report.answers(run, iteration)[["correct", "false", "claims"]].to_dict("records"))
     if iteration and run.done("judge", iteration):
-        row |= metrics.verdicts(report.judged(run, iteration).to_dict("records")) | metrics.contexts(report.context_truths(run, iteration))
+        row |= metrics.verdict_figures(report.judged(run, iteration).to_dict("records")) | metrics.context_figures(report.context_truths(run, iteration))
     if iteration and run.done("train", iteration):
         steps = pd.read_csv(run.file(iteration, "train.csv"))
         if len(steps):
@@ -93,9 +94,9 @@ def outcome(run: Run, table: pd.DataFrame) -> str:
     t = int(known["iteration"].iloc[-1])
     first, last = report.answers(run, 0), report.answers(run, t)
     both = first.merge(last, on="id", suffixes=("_then", ""))
-    longer = metrics.ratio("x", (both["words"] - both["words_then"]).tolist())
+    longer = metrics.ratio((both["words"] - both["words_then"]).tolist()).columns("x")
     sure = both.dropna(subset=["correct", "correct_then"])
-    truer = metrics.ratio("x", (sure["correct"].astype(int) - sure["correct_then"].astype(int)).tolist())
+    truer = metrics.ratio((sure["correct"].astype(int) - sure["correct_then"].astype(int)).tolist()).columns("x")
     words = f"{first['words'].mean():.1f} → {last['words'].mean():.1f} words an answer"
     if truer["x"] is None:
         return f"{_moved(longer, 'Wordier', 'Terser', 'Of about the same length')} after {_times(t)}: {words}. What is true of these clips is not known."

@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 
 from isrdpo.core import metrics, records
-from isrdpo.core.runs import MissingStage, Run
+from isrdpo.core.errors import MissingStage
+from isrdpo.core.runs import Run
 from isrdpo.formats import predictions
 from isrdpo.scoring import protocol, scores
 
@@ -15,7 +16,7 @@ from isrdpo.scoring import protocol, scores
 def rows_of(run: Run, iteration: int, name: str) -> pd.DataFrame:
     """A JSONL file of an iteration as a table (empty when it is not there, with its columns where it is there)."""
     path = run.file(iteration, name)
-    found = records.read(path, dict) if path.exists() else []
+    found = records.read_jsonl(path, dict) if path.exists() else []
     columns = [field.name for field in fields(records.Responses)] if name == "responses.jsonl" and path.exists() and not found else None
     return pd.DataFrame(found, columns=columns)
 
@@ -39,7 +40,7 @@ def truths(texts: list[str], facts: list[dict | None]) -> list[dict | None]:
 
 def scenes(run: Run, iteration: int) -> dict[str, dict | None]:
     """Each video's facts without a question, None where they are not known."""
-    return {s.video: s.facts and {"scene": s.facts["scene"]} for s in records.read(run.file(iteration, "samples.jsonl"), records.Sample)}
+    return {s.video: s.facts and {"scene": s.facts["scene"]} for s in records.read_jsonl(run.file(iteration, "samples.jsonl"), records.Sample)}
 
 
 def judged(run: Run, iteration: int, calls_file: str = "judgments.jsonl") -> pd.DataFrame:
@@ -48,21 +49,21 @@ def judged(run: Run, iteration: int, calls_file: str = "judgments.jsonl") -> pd.
     decisive verdict on answers of unequal length also difference (words, > 0), longer (bool) and truer (which of the two is, in words)."""
     from isrdpo.models import verdicts
 
-    samples = {s.id: s for s in records.read(run.file(iteration, "samples.jsonl"), records.Sample)}
+    samples = {s.id: s for s in records.read_jsonl(run.file(iteration, "samples.jsonl"), records.Sample)}
     calls: dict[str, list[records.Judgment]] = {}
-    for call in records.read(run.file(iteration, calls_file), records.Judgment):
+    for call in records.read_jsonl(run.file(iteration, calls_file), records.Judgment):
         calls.setdefault(call.id, []).append(call)
     preferences = run.file(iteration, "preferences.jsonl")
-    kept, rows = {p.id for p in records.read(preferences, records.Preference)} if preferences.exists() else set(), []
+    kept, rows = {p.id for p in records.read_jsonl(preferences, records.Preference)} if preferences.exists() else set(), []
     is_given = run.params.judge.method == "given"
-    for answer in records.given(samples.values()) if is_given else records.read(run.file(iteration, "responses.jsonl"), records.Responses):
+    for answer in records.data_set_responses(samples.values()) if is_given else records.read_jsonl(run.file(iteration, "responses.jsonl"), records.Responses):
         mine, sample = calls.get(answer.id, []), samples[answer.id]
         found = truths(answer.responses, [sample.facts] * 2)
         choice, reason = verdicts.decide(mine, run.params.judge.min_margin) if mine else (None, "tie or empty")
         reason = "unsure or unbalanced" if choice is not None and preferences.exists() and answer.id not in kept else reason
         row = {
             "id": answer.id, "video": sample.video, "question": sample.question, "responses": answer.responses, "context": answer.context,
-            "words": [metrics.words(t) for t in answer.responses], "correct": [t["correct"] for t in found] if found[0] else None,
+            "words": [metrics.word_count(t) for t in answer.responses], "correct": [t["correct"] for t in found] if found[0] else None,
             "choice": choice, "kept": answer.id in kept, "reason": reason, "calls": len(mine), "unparsed": sum(c.choice is None and c.scores is None for c in mine),
             "margin": verdicts.margin(mine), "first": [] if is_given else [c.choice == c.order for c in mine if c.choice is not None],
         }  # fmt: skip
@@ -126,7 +127,7 @@ def judge_shares(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
             "the first shown is chosen": [x for found in table["first"] for x in found],
             "the two orders agree": [pair[0] == pair[1] for pair in by_order(table) if pair is not None],
         }
-        rows += [{"measure": name, "what": what, "n": len(values)} | metrics.share("share", values) for name, values in measures.items()]
+        rows += [{"measure": name, "what": what, "n": len(values)} | metrics.share(values).columns("share") for name, values in measures.items()]
     frame = pd.DataFrame(rows, columns=["measure", "what", "n", "share", "share_low", "share_high"])
     return frame[frame.groupby("measure")["n"].transform("max") > 0].reset_index(drop=True)
 
@@ -144,7 +145,7 @@ def contexts(run: Run, iteration: int) -> pd.DataFrame:
     for _, found in rows.iterrows():
         now, before = found["context"], found["previous_context"]
         before = before if isinstance(before, str) else ""
-        row: dict[str, Any] = {"video": found["video"], "context": now, "previous": before, "words": metrics.words(now)}
+        row: dict[str, Any] = {"video": found["video"], "context": now, "previous": before, "words": metrics.word_count(now)}
         row["similarity"] = difflib.SequenceMatcher(None, before.split(), now.split(), autojunk=False).ratio() if before else None
         if scene := known.get(found["video"]):
             wrong, was_wrong = _false(now, scene), _false(before, scene)
@@ -175,8 +176,8 @@ def drift(run: Run, iteration: int) -> pd.DataFrame:
     for t in range(1, iteration + 1):
         table, row = contexts(run, t), {"iteration": t}
         for name in ("words", "similarity", "repaired", "broken"):
-            row |= metrics.ratio(name, table[name].dropna().astype(float).tolist())
-        rows.append(row | metrics.contexts(context_truths(run, t)))
+            row |= metrics.ratio(table[name].dropna().astype(float).tolist()).columns(name)
+        rows.append(row | metrics.context_figures(context_truths(run, t)))
     return pd.DataFrame(rows)
 
 
@@ -203,12 +204,12 @@ def scored(run: Run, iteration: int) -> dict[tuple[str, str], dict[str, Any]]:
 
 def score_rows(run: Run, iteration: int) -> list[records.Score]:
     path = run.file(iteration, "scores.jsonl")
-    return records.read(path, records.Score) if run.done("score", iteration) and path.exists() else []
+    return records.read_jsonl(path, records.Score) if run.done("score", iteration) and path.exists() else []
 
 
 def scorer(run: Run, iteration: int) -> str:
     """Who says what is right in `answers`: facts, a scorer's version, or (empty) nobody."""
-    if any(isinstance(row["truth"], dict) for row in records.read(run.file(iteration, "answers.jsonl"), dict)):
+    if any(isinstance(row["truth"], dict) for row in records.read_jsonl(run.file(iteration, "answers.jsonl"), dict)):
         return "facts"
     return ", ".join(sorted({row.version for row in score_rows(run, iteration)}))
 
@@ -252,7 +253,7 @@ def by_kind(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     rows = []
     for what, table in tables.items():
         known = table[table["correct"].notna()]
-        rows += [{"measure": kind, "what": what, "n": len(part)} | metrics.share("share", part) for kind, part in known["correct"].groupby(known["kind"])]
+        rows += [{"measure": kind, "what": what, "n": len(part)} | metrics.share(part).columns("share") for kind, part in known["correct"].groupby(known["kind"])]
     return pd.DataFrame(rows, columns=["measure", "what", "n", "share", "share_low", "share_high"])
 
 
@@ -267,7 +268,8 @@ def claim_kinds(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
                 pair = counted.setdefault(kind, [0, 0])
                 pair[0], pair[1] = pair[0] + true, pair[1] + false
         for kind, (true, false) in sorted((kind, pair) for kind, pair in counted.items() if kind != "object"):
-            low, high = metrics.wilson(false, true + false)
+            found = metrics.wilson(false, true + false)
+            low, high = found.low, found.high
             rows.append({"measure": kind, "what": what, "n": true + false, "share": false / (true + false), "share_low": low, "share_high": high})
     return pd.DataFrame(rows, columns=["measure", "what", "n", "share", "share_low", "share_high"])
 
@@ -298,5 +300,5 @@ def gained_lost(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
             both = table.merge(now, on="id", suffixes=("_then", "")).dropna(subset=["correct", "correct_then"])
             change = both["correct"].astype(int) - both["correct_then"].astype(int)
             rows.append({"against": name, "questions": len(both), "gained": int((change > 0).sum()), "lost": int((change < 0).sum())}
-                        | metrics.ratio("change", change.tolist()))  # fmt: skip
+                        | metrics.ratio(change.tolist()).columns("change"))  # fmt: skip
     return pd.DataFrame(rows, columns=["against", "questions", "gained", "lost", "change", "change_low", "change_high"])

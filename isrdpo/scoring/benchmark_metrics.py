@@ -52,8 +52,8 @@ def videohallucer(answers: Sequence[Answer]) -> list[Row]:
         pairs = [pair for name in five for pair in found[name][0]]
         unread, torn = (sum(found[name][at] for name in five) for at in (1, 2))
         for measure in ("basic_accuracy", "halluc_accuracy", "accuracy"):
-            each = [row for row in rows if row["subset"] in five and row["measure"] == measure]
-            rows.append(_row("all", measure, metrics.mean_of("value", each), len(pairs), unread, torn))
+            each = [metrics.interval_of(row, "value") for row in rows if row["subset"] in five and row["measure"] == measure]
+            rows.append(_row("all", measure, metrics.mean_of(each).columns("value"), len(pairs), unread, torn))
         rows += _bias(pairs, unread, torn)
     return rows
 
@@ -71,7 +71,7 @@ def _pairs(part: Sequence[Answer]) -> tuple[list[tuple[bool, bool]], int, int]:
 
 def _paired(subset: str, pairs: Sequence[tuple[bool, bool]], unread: int, torn: int) -> list[Row]:
     measures = {"basic_accuracy": [a for a, _ in pairs], "halluc_accuracy": [b for _, b in pairs], "accuracy": [a and b for a, b in pairs]}
-    return [_row(subset, name, metrics.share("value", right), len(pairs), unread, torn) for name, right in measures.items()]
+    return [_row(subset, name, metrics.share(right).columns("value"), len(pairs), unread, torn) for name, right in measures.items()]
 
 
 def _bias(pairs: Sequence[tuple[bool, bool]], unread: int, torn: int) -> list[Row]:
@@ -80,8 +80,8 @@ def _bias(pairs: Sequence[tuple[bool, bool]], unread: int, torn: int) -> list[Ro
     said = [int(a) + int(a and not b) - 1 for a, b in pairs]
     wrong, false = [int(not a) + int(not b) for a, b in pairs], [int(a and not b) for a, b in pairs]
     return [
-        _row("all", "yes_difference", metrics.ratio("value", said, [2] * len(pairs)), len(pairs), unread, torn),
-        _row("all", "false_positive_ratio", metrics.ratio("value", false, wrong), sum(wrong), unread, torn),
+        _row("all", "yes_difference", metrics.ratio(said, [2] * len(pairs)).columns("value"), len(pairs), unread, torn),
+        _row("all", "false_positive_ratio", metrics.ratio(false, wrong).columns("value"), sum(wrong), unread, torn),
     ]
 
 
@@ -93,7 +93,7 @@ def eventhallusion(answers: Sequence[Answer]) -> list[Row]:
 
     parts = _parts(answers) | ({"all": list(answers)} if answers else {})
     return [
-        _row(name, "accuracy", metrics.share("value", [begins(a) == a.reference for a in part]), len(part), sum(not begins(a) for a in part))
+        _row(name, "accuracy", metrics.share([begins(a) == a.reference for a in part]).columns("value"), len(part), sum(not begins(a) for a in part))
         for name, part in parts.items()
     ]
 
@@ -116,7 +116,7 @@ def _binary(part: Sequence[Answer]) -> Row:
         wanted[above] = int(above.rpartition("/")[2])
         unread += said not in ("YES", "NO")
     right = [all(clips) and len(clips) == wanted[above] for above, clips in questions.items()]
-    return _row("ach_binaryqa", "accuracy", metrics.share("value", right), len(right), unread)
+    return _row("ach_binaryqa", "accuracy", metrics.share(right).columns("value"), len(right), unread)
 
 
 def _choices(part: Sequence[Answer]) -> Row:
@@ -129,7 +129,7 @@ def _choices(part: Sequence[Answer]) -> Row:
             letters = set(next((letter for letter, text in listed if text.lower() in a.response.lower()), ""))
         unread += not letters
         right.append(letters == set(re.findall("[A-D]", a.reference.upper())))
-    return _row("ach_mcq", "accuracy", metrics.share("value", right), len(part), unread)
+    return _row("ach_mcq", "accuracy", metrics.share(right).columns("value"), len(part), unread)
 
 
 ACTION = r"(action [ab]|[ab][\.\)])"
@@ -156,7 +156,7 @@ def order(reply: str) -> str:
 
 def _order(part: Sequence[Answer]) -> Row:
     said = [order(a.response) for a in part]
-    return _row("tsh", "accuracy", metrics.share("value", [s == a.reference for s, a in zip(said, part, strict=True)]), len(part), said.count("None"))
+    return _row("tsh", "accuracy", metrics.share([s == a.reference for s, a in zip(said, part, strict=True)]).columns("value"), len(part), said.count("None"))
 
 
 def _scene(part: Sequence[Answer]) -> Row:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isrdpo.core.folders import RunError, resolve
+from isrdpo.core.errors import RunError
+from isrdpo.core.folders import resolve
 from isrdpo.core.params import SECRET, Score
 from isrdpo.scoring.protocol import Messages
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from isrdpo.core import metrics, records
-from isrdpo.core.folders import RunError
+from isrdpo.core.errors import RunError
 from isrdpo.scoring import protocol
 
 BY = ["protocol", "scorer", "scorer_version"]
@@ -32,9 +32,9 @@ def table(rows: Sequence[records.Score], failed: Sequence[tuple[str, str]] = ())
         lost = [k for s, k in failed if s == name and (k == kind or (k == protocol.CLAIMS and kind == protocol.OWN))]
         made.append(
             {"set": name, "protocol": kind, "scorer": scorer, "scorer_version": version, "questions": len(part)}
-            | metrics.share("accuracy", [r.correct for r in part if r.correct is not None]) | metrics.ratio("score", [r.score for r in known])
-            | metrics.ratio("unsupported_share", [r.unsupported for r in read], [r.claims for r in read]) | metrics.ratio("claims_per_answer", [r.claims for r in read])
-            | metrics.ratio("words", [r.words for r in part])
+            | metrics.share([r.correct for r in part if r.correct is not None]).columns("accuracy") | metrics.ratio([r.score for r in known]).columns("score")
+            | metrics.ratio([r.unsupported for r in read], [r.claims for r in read]).columns("unsupported_share") | metrics.ratio([r.claims for r in read]).columns("claims_per_answer")
+            | metrics.ratio([r.words for r in part]).columns("words")
             | {"fallbacks": sum(r.parsed_by != "pattern" for r in part), "claims_unread": len(claims) - len(read), "failed": len(lost)}
         )  # fmt: skip
     found = pd.DataFrame(made, columns=COLUMNS)
@@ -57,7 +57,7 @@ def _mean(part: pd.DataFrame) -> dict[str, Any]:
     row |= {"set": f"mean of {', '.join(part['set'])}"} | {name: int(part[name].sum()) for name in ("questions", "fallbacks", "claims_unread", "failed")}
     figures = part.astype(object).where(part.notna(), None).to_dict("records")
     for name in SHOWN:
-        row |= metrics.mean_of(name, figures)
+        row |= metrics.mean_of([metrics.interval_of(figure, name) for figure in figures]).columns(name)
     return row
 
 
@@ -151,8 +151,8 @@ def agreed(found: pd.DataFrame) -> str:
 def _agreement(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
     first, second = [a for a, _ in pairs], [b for _, b in pairs]
     counts = {"both_right": (True, True), "both_wrong": (False, False), "only_first": (True, False), "only_second": (False, True)}
-    change = metrics.ratio("difference", [int(b) - int(a) for a, b in pairs])
+    change = metrics.ratio([int(b) - int(a) for a, b in pairs]).columns("difference")
     return (
-        {"questions": len(pairs)} | {name: pairs.count(pair) for name, pair in counts.items()} | metrics.share("accuracy_first", first)
-        | metrics.share("accuracy_second", second) | change | metrics.share("agree", [a == b for a, b in pairs]) | metrics.kappa("kappa", first, second)
+        {"questions": len(pairs)} | {name: pairs.count(pair) for name, pair in counts.items()} | metrics.share(first).columns("accuracy_first")
+        | metrics.share(second).columns("accuracy_second") | change | metrics.share([a == b for a, b in pairs]).columns("agree") | metrics.kappa(first, second).columns("kappa")
     )  # fmt: skip

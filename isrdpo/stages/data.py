@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from isrdpo.core import records
+from isrdpo.core.clips import find_clip
+from isrdpo.core.errors import RunError
+from isrdpo.core.folders import resolve
 from isrdpo.core.params import Params
+from isrdpo.core.progress import progress_bar
 from isrdpo.core.records import BadRow
-from isrdpo.core.runs import Run, RunError, Stage, progress, resolve, stage_main
+from isrdpo.core.runs import Run, Stage, stage_main
 from isrdpo.formats import benchmarks, predictions, video
 from isrdpo.formats import files as formats
 from isrdpo.formats import rows as spellings
@@ -59,11 +63,11 @@ def _prepare(run: Run, iteration: int) -> None:
         if stage is None:
             return
         rows = toybox(run, iteration) if run.params.data.path == "toybox" else from_folder(run, stage)
-        records.write(stage.path("samples.jsonl"), rows)
+        records.write_jsonl(stage.path("samples.jsonl"), rows)
         stage.count("samples", len(rows))
         if iteration == 0:
             pairs = fixed_pairs(run)
-            records.write(stage.path("fixed_pairs.jsonl"), pairs)
+            records.write_jsonl(stage.path("fixed_pairs.jsonl"), pairs)
             stage.count("fixed_pairs", len(pairs))
         if not rows:
             raise RunError(f"{stage.path('samples.jsonl')}: no usable sample; bad ones are listed in bad_data.jsonl beside it")
@@ -81,7 +85,7 @@ def toybox(run: Run, iteration: int) -> list[records.Sample]:
     data = run.params.data
     split, count = ("evaluate", data.questions or 256) if iteration == 0 else ("loop", data.samples or 384)
     start = 0 if iteration == 0 or data.reuse else (iteration - 1) * count
-    return world.samples(split, count, run.params.seed, difficulty(run.params), run.video_root(), start)
+    return world.samples(split, count, run.params.seed, difficulty(run.params), run.videos_folder(), start)
 
 
 def fixed_pairs(run: Run) -> list[records.FixedPair]:
@@ -89,12 +93,12 @@ def fixed_pairs(run: Run) -> list[records.FixedPair]:
         return []
     from isrdpo.toybox import world
 
-    return world.fixed_pairs(run.params.data.fixed_pairs, run.params.seed, difficulty(run.params), run.video_root())
+    return world.fixed_pairs(run.params.data.fixed_pairs, run.params.seed, difficulty(run.params), run.videos_folder())
 
 
 def from_folder(run: Run, stage: Stage) -> list[records.Sample]:
     """The rows of data.train (or of each of data.test's files for iteration 0) whose videos can be read; the others are bad samples."""
-    data, taken, root = run.params.data, [], run.video_root(held_out=stage.t == 0)
+    data, taken, root = run.params.data, [], run.videos_folder(held_out=stage.t == 0)
     for source in sources(run.params, stage.t):
         found = list(read_rows(source, root))
         rows, bad = [row for row in found if isinstance(row, records.Sample)], [row for row in found if isinstance(row, BadRow)]
@@ -153,9 +157,9 @@ def readable(rows: list[records.Sample], root: Path, stage: Stage) -> list[recor
     broken: dict[str, tuple[str, str]] = {}
     known: dict[str, Path] = {}
     decoded: set[Path] = set()
-    for name in progress(list(dict.fromkeys(row.video for row in rows)), len({row.video for row in rows}), f"iteration {stage.t}: videos"):
+    for name in progress_bar(list(dict.fromkeys(row.video for row in rows)), len({row.video for row in rows}), f"iteration {stage.t}: videos"):
         try:
-            path = video.resolve(root, name)
+            path = find_clip(root, name)
         except video.VideoError as error:
             broken[name] = ("missing video", str(error))
             continue
@@ -202,14 +206,14 @@ def inspect(params: Params) -> Overview:
     uses = ((1, "train rows"), (0, "evaluation rows")) if params.iterations else ((0, "evaluation rows"),)
     for t, kind in uses:
         root, known, counts[kind] = folder / (params.data.test if t == 0 and params.data.benchmark != "none" else params.data.videos), {}, 0
-        for found in (found for source in sources(params, t) for found in progress(read_rows(source, root), None, f"check: {kind}")):
+        for found in (found for source in sources(params, t) for found in progress_bar(read_rows(source, root), None, f"check: {kind}")):
             counts[kind] += 1
             if isinstance(found, BadRow):
                 bad.setdefault(found.cause, []).append(f"{found.id}: {found.detail}")
                 continue
             if found.video not in known:
                 try:
-                    known[found.video] = video.resolve(root, found.video)
+                    known[found.video] = find_clip(root, found.video)
                 except video.VideoError as error:
                     known[found.video] = error
             path = known[found.video]
@@ -222,4 +226,4 @@ def inspect(params: Params) -> Overview:
 
 
 if __name__ == "__main__":
-    stage_main("data")
+    stage_main("data", run)

@@ -8,8 +8,10 @@ import math
 from collections import Counter
 
 from isrdpo.core import records
-from isrdpo.core.runs import Run, RunError, Stage, draw_seed, progress, stage_main
-from isrdpo.formats import video
+from isrdpo.core.clips import find_clip
+from isrdpo.core.errors import RunError
+from isrdpo.core.progress import progress_bar
+from isrdpo.core.runs import Run, Stage, draw_seed, stage_main
 from isrdpo.models import verdicts
 
 
@@ -17,12 +19,12 @@ def run(run: Run, iteration: int) -> None:
     with run.stage("judge", iteration) as stage:
         if stage is None:
             return
-        samples = {s.id: s for s in records.read(run.file(iteration, "samples.jsonl"), records.Sample)}
+        samples = {s.id: s for s in records.read_jsonl(run.file(iteration, "samples.jsonl"), records.Sample)}
         method = stage.params.judge.method
         if method == "given":
             by_data_set(stage, samples)
             return
-        answered = records.read(run.file(iteration, "responses.jsonl"), records.Responses)
+        answered = records.read_jsonl(run.file(iteration, "responses.jsonl"), records.Responses)
         stage.total = len(answered)
         usable = [r for r in answered if all(text.strip() for text in r.responses) and (r.context is None or r.context.strip())]
         differing = [r for r in usable if r.responses[0].strip() != r.responses[1].strip()]
@@ -41,12 +43,12 @@ def by_policy(stage: Stage, run: Run, samples: dict[str, records.Sample], rows: 
 
     size = stage.params.judge.batch_size
     log = stage.log("judgments.jsonl", records.Judgment, size)
-    batches = records.batches(rows, size)
+    batches = records.cut_batches(rows, size)
     if log.done < len(batches):
-        model, root = vlmm.open_model(run.params, run.policy(stage.t)), run.video_root()
-        for batch in progress(batches[log.done :], len(batches) - log.done, f"iteration {stage.t}: judge"):
+        model, root = vlmm.open_model(run.params, run.policy(stage.t)), run.videos_folder()
+        for batch in progress_bar(batches[log.done :], len(batches) - log.done, f"iteration {stage.t}: judge"):
             asked = [samples[r.id] for r in batch]
-            videos = model.encode([video.resolve(root, s.video) for s in asked])
+            videos = model.encode([find_clip(root, s.video) for s in asked])
             made = verdicts.ask(
                 model, stage.params, [r.id for r in batch], videos, [s.question for s in asked], [r.responses for r in batch], [r.context for r in batch]
             )
@@ -66,7 +68,7 @@ def by_truth(stage: Stage, samples: dict[str, records.Sample], rows: list[record
         order = claims.better(*(claims.truth(text, facts) for text in row.responses))
         if order:
             calls.append(records.Judgment(row.id, 0, 0 if order > 0 else 1, "truth", None))
-    records.write(stage.path("judgments.jsonl"), calls)
+    records.write_jsonl(stage.path("judgments.jsonl"), calls)
     return grouped(calls)
 
 
@@ -74,19 +76,19 @@ def by_coin(stage: Stage, rows: list[records.Responses]) -> dict[str, list[recor
     """Verdicts that know nothing: what training on any pair of its own does to a policy."""
     tossed = [draw_seed(stage.params.seed, stage.t, row.id, "coin") & 1 for row in rows]
     calls = [records.Judgment(row.id, 0, choice, "coin", None) for row, choice in zip(rows, tossed, strict=True)]
-    records.write(stage.path("judgments.jsonl"), calls)
+    records.write_jsonl(stage.path("judgments.jsonl"), calls)
     return grouped(calls)
 
 
 def by_data_set(stage: Stage, samples: dict[str, records.Sample]) -> None:
     """The data set's own chosen and rejected as they are, as LLaVA-Hound-DPO trains on them; a sample without both, or with equal ones, is bad."""
-    stage.total, rows = len(samples), records.given(samples.values())
-    differing = [row for row in rows if not records.no_pair(*row.responses)]
+    stage.total, rows = len(samples), records.data_set_responses(samples.values())
+    differing = [row for row in rows if not records.why_no_pair(*row.responses)]
     for row in rows:
-        if cause := records.no_pair(*row.responses):
+        if cause := records.why_no_pair(*row.responses):
             stage.bad(row.id, cause)
     calls = [records.Judgment(row.id, 0, 0, "given", None) for row in differing]
-    records.write(stage.path("judgments.jsonl"), calls)
+    records.write_jsonl(stage.path("judgments.jsonl"), calls)
     if (share := stage.params.judge.keep_surest) < 1:
         stage.warn(f"judge.keep_surest={share}: given pairs have no margin, so the first {share:.0%} of them are kept")
     keep(stage, samples, differing, grouped(calls))
@@ -119,7 +121,7 @@ def keep(stage: Stage, samples: dict[str, records.Sample], rows: list[records.Re
         balanced = balance(kept)
         reasons["unbalanced"], reasons["kept"] = len(kept) - len(balanced), len(balanced)
         kept = balanced
-    records.write(stage.path("preferences.jsonl"), kept)
+    records.write_jsonl(stage.path("preferences.jsonl"), kept)
     for reason, n in reasons.items():
         stage.count(reason, n)
 
@@ -145,4 +147,4 @@ def balance(pairs: list[records.Preference]) -> list[records.Preference]:
 
 
 if __name__ == "__main__":
-    stage_main("judge")
+    stage_main("judge", run)

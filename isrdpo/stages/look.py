@@ -9,7 +9,9 @@ Its control: the hottest tenth of the cells is blanked, and as many random ones;
 from typing import TYPE_CHECKING
 
 from isrdpo.core import prompts, records
-from isrdpo.core.runs import Run, Stage, draw_seed, progress, stage_main
+from isrdpo.core.clips import find_clip
+from isrdpo.core.progress import progress_bar
+from isrdpo.core.runs import Run, Stage, draw_seed, stage_main
 from isrdpo.formats import video
 from isrdpo.models import verdicts
 
@@ -32,9 +34,9 @@ def run(run: Run, iteration: int) -> None:
         from isrdpo.models import local as vlmm
 
         settings, policy = stage.params.look, run.policy(iteration)
-        samples = {s.id: s for s in records.read(run.file(iteration, "samples.jsonl"), records.Sample)}
-        asked = {call.id for call in records.read(run.file(iteration, "judgments.jsonl"), records.Judgment)}
-        rows = [r for r in records.read(run.file(iteration, "responses.jsonl"), records.Responses) if r.id in asked]
+        samples = {s.id: s for s in records.read_jsonl(run.file(iteration, "samples.jsonl"), records.Sample)}
+        asked = {call.id for call in records.read_jsonl(run.file(iteration, "judgments.jsonl"), records.Judgment)}
+        rows = [r for r in records.read_jsonl(run.file(iteration, "responses.jsonl"), records.Responses) if r.id in asked]
         stage.total = len(rows)
         with_context = [r for r in rows if r.context is not None]
         if not rows or not (settings.without_context and with_context or settings.examples):
@@ -48,16 +50,16 @@ def run(run: Run, iteration: int) -> None:
         if settings.examples and not model.explains:
             stage.warn(f"{run.params.model.path}: heat maps are drawn for LLaVA-Hound checkpoints only; look.examples has no effect")
             return
-        records.write(stage.path("looks.jsonl"), [looked for row in chosen(stage, run, rows) for looked in look(stage, run, model, samples[row.id], row)])
+        records.write_jsonl(stage.path("looks.jsonl"), [looked for row in chosen(stage, run, rows) for looked in look(stage, run, model, samples[row.id], row)])
 
 
 def judge_again(stage: Stage, run: Run, model: "VideoModel", samples: dict[str, records.Sample], rows: list[records.Responses]) -> None:
     """The same pairs, by the same policy, without a description."""
-    size, root, asked = stage.params.judge.batch_size, run.video_root(), verdicts.own(stage.params)
+    size, root, asked = stage.params.judge.batch_size, run.videos_folder(), verdicts.own(stage.params)
     log = stage.log("judgments_no_context.jsonl", records.Judgment, size)
-    batches = records.batches(rows, size)
-    for batch in progress(batches[log.done :], len(batches) - log.done, f"iteration {stage.t}: judge without the description"):
-        videos = model.encode([video.resolve(root, samples[r.id].video) for r in batch])
+    batches = records.cut_batches(rows, size)
+    for batch in progress_bar(batches[log.done :], len(batches) - log.done, f"iteration {stage.t}: judge without the description"):
+        videos = model.encode([find_clip(root, samples[r.id].video) for r in batch])
         made = verdicts.ask(model, asked, [r.id for r in batch], videos, [samples[r.id].question for r in batch], [r.responses for r in batch], [None] * len(batch))
         log.append([call for calls in made for call in calls])
 
@@ -67,7 +69,7 @@ def chosen(stage: Stage, run: Run, rows: list[records.Responses]) -> list[record
     odds: list[dict[str, float]] = [{}, {}]
     for found, name in zip(odds, ("judgments.jsonl", "judgments_no_context.jsonl"), strict=True):
         path = run.file(stage.t, name)
-        for call in records.read(path, records.Judgment) if path.exists() else []:
+        for call in records.read_jsonl(path, records.Judgment) if path.exists() else []:
             if call.scores and call.order == 0:
                 found[call.id] = call.scores[1] - call.scores[0]
     moved = {row.id: abs(odds[0][row.id] - odds[1][row.id]) for row in rows if row.id in odds[0] and row.id in odds[1]}
@@ -79,7 +81,7 @@ def look(stage: Stage, run: Run, model: "VideoModel", sample: records.Sample, ro
     over the first (nats), `heat` [T][g][g], and for the control `random_log_odds`."""
     import torch
 
-    path = video.resolve(run.video_root(), sample.video)
+    path = run.clip(sample.video)
     seen = model.encode([path])[0]
     pixels = model.processor.pixels(video.read(path, model.processor.frames, stage.params.video.span).frames)
     blank = pixels.flatten(2).median(-1).values[..., None, None].expand_as(pixels)
@@ -113,4 +115,4 @@ def _blanked(pixels: "Tensor", blank: "Tensor", cells: "Tensor", grid: int) -> "
 
 
 if __name__ == "__main__":
-    stage_main("look")
+    stage_main("look", run)

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isrdpo.core import prompts, records
-from isrdpo.core.pipeline import describes_before, looks_back
-from isrdpo.core.runs import Run, RunError, Stage, draw_seed, progress, stage_main
-from isrdpo.formats import video
+from isrdpo.core.clips import find_clip
+from isrdpo.core.errors import RunError
+from isrdpo.core.pipeline import looks_back, needs_previous_contexts
+from isrdpo.core.progress import progress_bar
+from isrdpo.core.runs import Run, Stage, draw_seed, stage_main
 
 if TYPE_CHECKING:
     from isrdpo.models.local import Video, VideoModel
@@ -24,7 +26,7 @@ def run(run: Run, iteration: int) -> None:
         if stage.params.judge.method == "given":
             idle(stage)
             return
-        samples = records.read(run.file(iteration, "samples.jsonl"), records.Sample)
+        samples = records.read_jsonl(run.file(iteration, "samples.jsonl"), records.Sample)
         stage.total = len(samples)
         previous = looked_back(run, iteration, samples)
         size = stage.params.respond.batch_size
@@ -36,7 +38,7 @@ def run(run: Run, iteration: int) -> None:
 def idle(stage: Stage) -> None:
     """The pairs are the data set's own: no model is opened, the files are there and empty."""
     for name in ("contexts.jsonl", "responses.jsonl"):
-        records.write(stage.path(name), [])
+        records.write_jsonl(stage.path(name), [])
     stage.count("described", 0)
     stage.warn("no responses and no descriptions: the pairs are the data set's own (judge.method: given)")
 
@@ -47,9 +49,9 @@ def looked_back(run: Run, iteration: int, samples: list[records.Sample]) -> dict
     if not looks_back(run.params, iteration):
         return {}
     path = run.file(iteration - 1, "contexts.jsonl")
-    known = {row["video"]: row["context"] for row in records.read(path, dict)} if path.exists() else {}
+    known = {row["video"]: row["context"] for row in records.read_jsonl(path, dict)} if path.exists() else {}
     missing = [s.id for s in samples if s.video not in known]
-    if missing and not describes_before(run.params, iteration):
+    if missing and not needs_previous_contexts(run.params, iteration):
         named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise RunError(
             f"{path}: {len(missing)} of {len(samples)} samples have no description of iteration {iteration - 1} to look back at ({named}); "
@@ -63,19 +65,19 @@ def write(
 ) -> None:
     """Batch by batch what is not on disk yet; a batch's videos are encoded once, for the description and for both responses."""
     size = contexts.batch_size
-    batches = records.batches(samples, size)
+    batches = records.cut_batches(samples, size)
     begin = min(contexts.done, responses.done)
     if begin == len(batches):
         return
     from isrdpo.models import local as vlmm
 
     previous = previous | described_before(stage, run, samples, previous)
-    model, root = vlmm.open_model(run.params, run.policy(stage.t)), run.video_root()
+    model, root = vlmm.open_model(run.params, run.policy(stage.t)), run.videos_folder()
     known = {row["video"]: row["context"] for row in contexts.rows()}
-    for number in progress(range(begin, len(batches)), len(batches) - begin, f"iteration {stage.t}: respond"):
+    for number in progress_bar(range(begin, len(batches)), len(batches) - begin, f"iteration {stage.t}: respond"):
         batch = batches[number]
         names = list(dict.fromkeys(s.video for s in batch))
-        features = dict(zip(names, model.encode([video.resolve(root, n) for n in names]), strict=True))
+        features = dict(zip(names, model.encode([find_clip(root, n) for n in names]), strict=True))
         if contexts.done == number:
             rows = describe(stage, model, {n: features[n] for n in names if n not in known}, previous)
             contexts.append(rows)
@@ -86,20 +88,20 @@ def write(
 
 def described_before(stage: Stage, run: Run, samples: list[records.Sample], previous: dict[str, str]) -> dict[str, str]:
     """c_{t-1} of the videos that iteration t - 1 had not, by pi_{t-1}: a plain description, drawn as it would have drawn it then."""
-    names = [name for name in dict.fromkeys(s.video for s in samples) if name not in previous] if describes_before(run.params, stage.t) else []
+    names = [name for name in dict.fromkeys(s.video for s in samples) if name not in previous] if needs_previous_contexts(run.params, stage.t) else []
     if not names:
         return {}
     size = stage.params.respond.batch_size
-    log, batches = stage.log("previous_contexts.jsonl", dict, size), records.batches(names, size)
+    log, batches = stage.log("previous_contexts.jsonl", dict, size), records.cut_batches(names, size)
     if log.done < len(batches):
         from isrdpo.models import local as vlmm
 
         path = run.policy(stage.t - 1)
         if stage.t > 2 and not Path(path).is_dir():
             raise RunError(f"{path}: the policy that is to describe the new videos is gone; run the train stage of iteration {stage.t - 2} again")
-        model, root = vlmm.open_model(run.params, path), run.video_root()
-        for batch in progress(batches[log.done :], len(batches) - log.done, f"iteration {stage.t}: describe new videos as before"):
-            features = model.encode([video.resolve(root, name) for name in batch])
+        model, root = vlmm.open_model(run.params, path), run.videos_folder()
+        for batch in progress_bar(batches[log.done :], len(batches) - log.done, f"iteration {stage.t}: describe new videos as before"):
+            features = model.encode([find_clip(root, name) for name in batch])
             texts = described(stage, model, features, [stage.params.prompts.context] * len(batch), batch, stage.t - 1)
             log.append([{"video": name, "context": text} for name, text in zip(batch, texts, strict=True)])
     return {row["video"]: row["context"] for row in log.rows()}
@@ -155,4 +157,4 @@ def count(stage: Stage, responses: list[records.Responses], contexts: list[dict]
 
 
 if __name__ == "__main__":
-    stage_main("respond")
+    stage_main("respond", run)

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from isrdpo.core import params as parameters
 from isrdpo.core import records
-from isrdpo.core.folders import RunError, locked, shown
-from isrdpo.core.pipeline import key
-from isrdpo.core.runs import Run, progress, stage_main
+from isrdpo.core.errors import RunError
+from isrdpo.core.folders import display_path, hold_lock
+from isrdpo.core.pipeline import stage_key
+from isrdpo.core.progress import progress_bar
+from isrdpo.core.runs import Run, stage_main
 from isrdpo.formats import files as formats
 from isrdpo.formats import predictions
 from isrdpo.formats import rows as spellings
@@ -48,7 +50,7 @@ def _score(run: Run, iteration: int) -> None:
 def answered(run: Run, iteration: int) -> list[Prediction]:
     """An iteration's answers, from its prediction files; captions are those of the test files."""
     captions: dict[str, dict[str, str]] = {}
-    for sample in records.read(run.file(0, "samples.jsonl"), records.Sample):
+    for sample in records.read_jsonl(run.file(0, "samples.jsonl"), records.Sample):
         if sample.caption:
             captions.setdefault(predictions.set_of(sample.kind), {})[predictions.video_id(sample.video)] = sample.caption
     paths = sorted(run.file(iteration, "predictions").glob("*.jsonl"))
@@ -71,7 +73,7 @@ def ask(wanted: Sequence[Request], log: records.BatchLog, params: parameters.Par
     scorer, streak = scorers.opened(settings, params.model.device), 0
     for _ in range(2):
         chats, failed = [chat(row, kind) for row, kind in left], {}
-        for i, reply in progress(scorer.ask(chats), len(chats), f"score by {settings.model}"):
+        for i, reply in progress_bar(scorer.ask(chats), len(chats), f"score by {settings.model}"):
             row, kind = left[i]
             if reply.error:
                 failed[row, kind] = reply.error
@@ -89,10 +91,10 @@ def ask(wanted: Sequence[Request], log: records.BatchLog, params: parameters.Par
 
 def unasked(wanted: Sequence[Request], path: Path) -> list[Request]:
     """Those that a file of Scores does not hold. Raises RunError where it holds scores of other answers to the same questions."""
-    held = {(row.set, row.id, row.protocol): row.asked for row in records.read(path, records.Score)} if path.exists() else {}
+    held = {(row.set, row.id, row.protocol): row.asked for row in records.read_jsonl(path, records.Score)} if path.exists() else {}
     other = [row for row, kind in wanted if held.get((row.set, row.id, kind), "") not in ("", digest(row, kind))]
     if other:
-        raise RunError(f"{shown(path)}: holds scores of other answers (first: {other[0].set}, {other[0].id}); give each model's predictions a folder of their own")
+        raise RunError(f"{display_path(path)}: holds scores of other answers (first: {other[0].set}, {other[0].id}); give each model's predictions a folder of their own")
     return [(row, kind) for row, kind in wanted if (row.set, row.id, kind) not in held]
 
 
@@ -124,16 +126,16 @@ def estimate(wanted: Sequence[Request], settings: parameters.Score) -> str:
 def again(run: Run, settings: parameters.Params, iteration: int, redo: bool) -> None:
     """Scores an iteration under changed `score` parameters, or asks once more what failed. Another scorer's rows are dropped only with `redo`."""
     had = [t for stage, t in run.started() if stage == "score" and run.file(t, "scores.jsonl").exists()]
-    other = [t for t in had if key(settings, "score", t) != run.file(t, ".score.key").read_text()]
+    other = [t for t in had if stage_key(settings, "score", t) != run.file(t, ".score.key").read_text()]
     if other and not redo:
         raise RunError(
-            f"{shown(run.folder)}: iteration {other[0]} was scored by {run.params.score.model} under other parameters; --redo scores anew, "
+            f"{display_path(run.folder)}: iteration {other[0]} was scored by {run.params.score.model} under other parameters; --redo scores anew, "
             f"or score iter_{other[0]:02d}/predictions into another folder with --to"
         )
     run.update(settings, redo=True)
     marker = run.done("score", iteration)
     if marker and marker["bad"]:
-        run.marker("score", iteration).unlink()
+        run.marker_path("score", iteration).unlink()
     _score(run, iteration)
 
 
@@ -152,19 +154,19 @@ def file(path: Path, test: Path, to: Path, params: parameters.Params, dry: bool)
     if dry:
         return estimate(unasked(wanted, to / "scores.jsonl"), params.score)
     to.mkdir(parents=True, exist_ok=True)
-    with locked(to / ".lock"):
+    with hold_lock(to / ".lock"):
         same_scorer(to, params.score)
         log = records.BatchLog(to / "scores.jsonl", records.Score, 1)
         failed = ask(wanted, log, params)
         scores.write(scores.table(log.rows(), [(row.set, kind) for row, kind in failed]), to / "scores.csv")
     if len(failed) > params.max_bad_share * len(wanted):
         raise RunError(f"{to}: {len(failed)} of {len(wanted)} requests failed; the same command asks them again; the last: {[*failed.values()][-1]}")
-    return f"{scores.told(scores.read(to / 'scores.csv'))}\n{left_out} predictions left out (no success, or no caption); all in {shown(to / 'scores.csv')}"
+    return f"{scores.told(scores.read(to / 'scores.csv'))}\n{left_out} predictions left out (no success, or no caption); all in {display_path(to / 'scores.csv')}"
 
 
 def same_scorer(to: Path, settings: parameters.Score) -> None:
     """Refuses a folder whose rows another scorer made."""
-    found = {row.scorer for row in records.read(to / "scores.jsonl", records.Score)} if (to / "scores.jsonl").exists() else set()
+    found = {row.scorer for row in records.read_jsonl(to / "scores.jsonl", records.Score)} if (to / "scores.jsonl").exists() else set()
     if found - {settings.model}:
         raise RunError(f"{to}: scored by {', '.join(sorted(found))} already; numbers of different scorers are not mixed: give another --to")
 
@@ -183,4 +185,4 @@ def captions_of(test: Path) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    stage_main("score")
+    stage_main("score", run)

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isrdpo.core import records
+from isrdpo.core.clips import find_clip
+from isrdpo.core.errors import RunError
 from isrdpo.core.params import Params
-from isrdpo.core.pipeline import describes_before
-from isrdpo.core.runs import Run, RunError, Stage, draw_seed, stage_main
-from isrdpo.formats import video
+from isrdpo.core.pipeline import needs_previous_contexts
+from isrdpo.core.runs import Run, Stage, draw_seed, stage_main
 
 if TYPE_CHECKING:
     from isrdpo.models.local import Video
@@ -60,11 +61,11 @@ def _train(run: Run, iteration: int, stage: Stage) -> None:
             f"run the train stage of iteration {iteration - 1} again"
         )
     source = run.file(iteration, "preferences.jsonl")
-    preferences = records.read(source, records.Preference)
+    preferences = records.read_jsonl(source, records.Preference)
     stage.total = len(preferences)
     opened = vlmm.open_model(params, policy)
-    root, dtype = run.video_root(), opened.model.dtype
-    videos = clip_features(lambda name: video.resolve(root, name), opened.encode, [preference.video for preference in preferences])
+    root, dtype = run.videos_folder(), opened.model.dtype
+    videos = clip_features(lambda name: find_clip(root, name), opened.encode, [preference.video for preference in preferences])
     rows = [dpo.row(preference, opened.processor, videos(preference.video)) for preference in preferences]
     kept = [row for row in rows if dpo.text_tokens(row, opened.processor) <= params.train.max_length]
     stage.count("pairs", len(kept))
@@ -127,7 +128,7 @@ def save_policy(model: Any, processor: Any, folder: Path) -> None:
 def kept(params: Params) -> int:
     """How many of the newest policies stay on disk. One more than the last where iterations have videos of their own: it is to describe them."""
     wanted = {"all": params.iterations, "last": 1}.get(params.keep_policies, params.keep_policies)
-    return max(wanted, 2 if describes_before(params, 2) else 1)
+    return max(wanted, 2 if needs_previous_contexts(params, 2) else 1)
 
 
 def prune(run: Run, iteration: int) -> None:
@@ -141,4 +142,4 @@ def prune(run: Run, iteration: int) -> None:
 
 
 if __name__ == "__main__":
-    stage_main("train")
+    stage_main("train", run)

@@ -357,7 +357,7 @@ def save_checkpoint(path: Path, step: int, model: torch.nn.Module, opts: list[to
 def train(recipe: Recipe, folder: Path, device: str = "cpu", stop: int | None = None, workers: int = 0, every: int = 100) -> list[dict]:
     """Run (or resume) the recipe in `folder`; writes `model/` (original layout) at the end. Returns the log, a row a step:
     step, seconds, and for each task of the step its loss and share of reply tokens right. `stop`: end after so many steps."""
-    from isrdpo.core.runs import progress
+    from isrdpo.core.progress import progress_bar
 
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "tokenizer.model").exists():
@@ -380,7 +380,7 @@ def train(recipe: Recipe, folder: Path, device: str = "cpu", stop: int | None = 
     pixels = clip_pixels(recipe, scenes, folder.parent / ".cache" / "clips", processor) if any(phase.tasks for phase in ahead) else None
     labels = patch_labels(recipe, scenes) if any(phase.tasks == SEE for phase in ahead) else None
     loader = torch.utils.data.DataLoader(steps, batch_size=None, sampler=range(len(log), last), num_workers=workers)
-    for step, batch in progress(enumerate(loader, len(log)), last - len(log), "training the base model"):
+    for step, batch in progress_bar(enumerate(loader, len(log)), last - len(log), "training the base model"):
         for optimizer, rates in zip(opts, bases, strict=True):
             for group, full in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = full * rate(recipe, step)

@@ -12,7 +12,9 @@ from pathlib import Path
 import pandas as pd
 
 from isrdpo.core import metrics, params, prompts, records
-from isrdpo.core.runs import draw_seed, progress, project_root
+from isrdpo.core.folders import project_root
+from isrdpo.core.progress import progress_bar
+from isrdpo.core.runs import draw_seed
 from isrdpo.models import local as vlmm
 from isrdpo.models import verdicts
 from isrdpo.toybox import claims, world
@@ -22,7 +24,7 @@ SEED = 100
 
 def share(values: list[bool]) -> dict:
     """{"value", "low", "high", "n"} of a share (Wilson)."""
-    found = metrics.share("value", values)
+    found = metrics.share(values).columns("value")
     return {"value": found["value"], "low": found["value_low"], "high": found["value_high"], "n": len(values)}
 
 
@@ -68,7 +70,7 @@ def measure(settings: params.Params, model: vlmm.VideoModel, folder: Path, count
     def say(requests: list[str], tokens: int, draw: str = "") -> list[str]:
         how = {"temperature": settings.respond.temperature, "top_p": settings.respond.top_p, "top_k": settings.respond.top_k} if draw else {}
         seeds = [draw_seed(SEED, 0, row.id, draw) for row in rows]
-        made = (model.generate(videos[c], requests[c], seeds=seeds[c], max_new_tokens=tokens, **how) for c in progress(cuts, len(cuts), draw or "greedy"))
+        made = (model.generate(videos[c], requests[c], seeds=seeds[c], max_new_tokens=tokens, **how) for c in progress_bar(cuts, len(cuts), draw or "greedy"))
         return [text for part in made for text in part]
 
     questions, limit = [row.question for row in rows], settings.respond.context_max_new_tokens

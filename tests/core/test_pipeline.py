@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from isrdpo.core import prompts, records, runs
-from isrdpo.formats import video
+from isrdpo.core import errors, prompts, records, runs
 from isrdpo.models import local as vlmm
 from isrdpo.models import verdicts
 from isrdpo.stages import data, evaluate, judge, respond, train
@@ -35,9 +34,9 @@ def rows_on_disk(run: runs.Run) -> dict[str, bytes]:
 def opened(make_run: Callable) -> tuple[runs.Run, vlmm.VideoModel, list[records.Sample], list[vlmm.Video]]:
     run = make_run("one")
     go(run, 1, "data")
-    samples = records.read(run.file(1, "samples.jsonl"), records.Sample)
+    samples = records.read_jsonl(run.file(1, "samples.jsonl"), records.Sample)
     model = vlmm.open_model(run.params, run.policy(1))
-    return run, model, samples, model.encode([video.resolve(run.video_root(), s.video) for s in samples])
+    return run, model, samples, model.encode([run.clip(s.video) for s in samples])
 
 
 def test_a_draw_does_not_depend_on_its_batch(opened) -> None:
@@ -74,7 +73,7 @@ def test_the_video_reaches_the_judge(opened) -> None:
 def test_a_cached_feature_is_the_encoded_one(opened) -> None:
     run, model, samples, videos = opened
     fresh = vlmm.VideoModel(model.model, model.processor)
-    paths = [video.resolve(run.video_root(), s.video) for s in samples]
+    paths = [run.clip(s.video) for s in samples]
     assert all(torch.equal(a["features"], b["features"]) for a, b in zip(videos, model.encode(paths), strict=True))
     assert all(torch.allclose(a["features"], b["features"], atol=1e-5) for a, b in zip(videos, fresh.encode(paths), strict=True))
 
@@ -116,7 +115,7 @@ def test_replies_are_read_or_not_but_never_guessed(reply: str, choice: int | Non
 
 
 def test_a_template_is_filled_in_one_pass() -> None:
-    assert prompts.fill("{question} {first}", question="{first}", first="<video>{x}") == "{first} <video>{x}"
+    assert prompts.fill_slots("{question} {first}", question="{first}", first="<video>{x}") == "{first} <video>{x}"
     assert prompts.conversation("<video> what? <image>").count("<video>") == 1
 
 
@@ -125,7 +124,7 @@ def test_a_context_is_of_its_kind(make_run: Callable, context: str) -> None:
     run = make_run(context, f"respond.context={context}")
     for t in (1, 2):
         go(run, t, "data", "respond", "judge", "train")
-    first, second = ({r["video"]: r for r in records.read(run.file(t, "contexts.jsonl"), dict)} for t in (1, 2))
+    first, second = ({r["video"]: r for r in records.read_jsonl(run.file(t, "contexts.jsonl"), dict)} for t in (1, 2))
     if context == "none":
         assert not first and not second
     else:
@@ -138,9 +137,9 @@ def test_looking_back_at_nothing_fails_by_name(make_run: Callable) -> None:
     run = make_run("back")
     go(run, 1, "data", "respond", "judge", "train")
     path = run.file(1, "contexts.jsonl")
-    rows = records.read(path, dict)
-    records.write(path, rows[1:])
-    with pytest.raises(runs.RunError, match=re.escape(rows[0]["video"]) + "|loop-0-00000"):
+    rows = records.read_jsonl(path, dict)
+    records.write_jsonl(path, rows[1:])
+    with pytest.raises(errors.RunError, match=re.escape(rows[0]["video"]) + "|loop-0-00000"):
         go(run, 2, "data", "respond")
     assert not run.done("respond", 2)
 
@@ -149,24 +148,24 @@ def test_identical_responses_are_ties_and_need_no_call(make_run: Callable) -> No
     run = make_run("ties", "respond.temperature=0.0")
     go(run, 1, "data", "respond", "judge")
     counts = run.done("judge", 1)["counts"]
-    assert counts["ties"] + counts["empty"] == 10 and counts["kept"] == 0 and not records.read(run.file(1, "judgments.jsonl"), records.Judgment)
+    assert counts["ties"] + counts["empty"] == 10 and counts["kept"] == 0 and not records.read_jsonl(run.file(1, "judgments.jsonl"), records.Judgment)
 
 
 def test_unreadable_verdicts_are_counted_and_left_out(make_run: Callable) -> None:
     run = make_run("generate", "judge.method=generate")
     go(run, 1, "data", "respond", "judge")
-    marker, calls = run.done("judge", 1), records.read(run.file(1, "judgments.jsonl"), records.Judgment)
+    marker, calls = run.done("judge", 1), records.read_jsonl(run.file(1, "judgments.jsonl"), records.Judgment)
     unreadable = {c.id for c in calls if c.choice is None}
     assert calls and all(prompts.parse_choice(c.reply) is None for c in calls if c.choice is None)
     assert marker["counts"]["unparsed"] == len(unreadable) and marker["bad"].get("unparsed verdict", 0) == len(unreadable)
-    assert not unreadable & {p.id for p in records.read(run.file(1, "preferences.jsonl"), records.Preference)}
+    assert not unreadable & {p.id for p in records.read_jsonl(run.file(1, "preferences.jsonl"), records.Preference)}
 
 
 def test_too_many_bad_samples_stop_the_stage(make_run: Callable) -> None:
     run = make_run("strict", "judge.method=generate", "max_bad_share=0.0")
     go(run, 1, "data")
     run.file(1, "samples.jsonl")
-    with pytest.raises(runs.BadShare, match="max_bad_share"):
+    with pytest.raises(errors.BadShare, match="max_bad_share"):
         go(run, 1, "respond", "judge")
 
 
@@ -175,7 +174,7 @@ def test_the_base_is_row_zero_and_judges_the_fixed_pairs_both_ways(make_run: Cal
     go(run, 1)
     assert run.done("evaluate", 0) and run.done("evaluate", 1)
     for t in (0, 1):
-        calls = records.read(run.file(t, "fixed_judgments.jsonl"), dict)
+        calls = records.read_jsonl(run.file(t, "fixed_judgments.jsonl"), dict)
         assert len(calls) == 4 * 2 * 2 and sum(c["with_context"] for c in calls) == 8
         figures = records.read_json(run.file(t, "eval.json"))
         assert figures["questions"] == 6 and figures["accuracy_low"] <= figures["accuracy"] <= figures["accuracy_high"]
@@ -186,8 +185,8 @@ def test_perfect_verdicts_prefer_the_truer(make_run: Callable) -> None:
 
     run = make_run("truth", "judge.method=truth")
     go(run, 1, "data", "respond", "judge")
-    facts = {s.id: s.facts for s in records.read(run.file(1, "samples.jsonl"), records.Sample)}
-    for pair in records.read(run.file(1, "preferences.jsonl"), records.Preference):
+    facts = {s.id: s.facts for s in records.read_jsonl(run.file(1, "samples.jsonl"), records.Sample)}
+    for pair in records.read_jsonl(run.file(1, "preferences.jsonl"), records.Preference):
         assert claims.better(*(claims.truth(t, facts[pair.id]) for t in (pair.chosen, pair.rejected))) == 1
 
 
@@ -198,7 +197,7 @@ def test_killed_anywhere_a_run_ends_with_the_same_bytes(make_run: Callable, tmp_
         go(whole, t)
         go(again, t)
     code = (
-        "import sys; from isrdpo import data, respond, judge, train, evaluate, runs; run = runs.Run.open(sys.argv[1])\n"
+        "import sys; from isrdpo.stages import data, respond, judge, train, evaluate; from isrdpo.core import runs; run = runs.Run.open(sys.argv[1])\n"
         "for t in (1, 2):\n    for stage in (data, respond, judge, train, evaluate): stage.run(run, t)"
     )
     kills = 0

@@ -27,11 +27,11 @@ def test_braces_in_a_model_s_text_are_text() -> None:
 
 
 def test_the_default_templates_have_exactly_the_slots_that_are_filled() -> None:
-    assert prompts.slots(prompts.CONTEXT) == set()
-    assert prompts.slots(prompts.RETROSPECTION) == {"previous"}
-    assert prompts.slots(prompts.JUDGE) == {"context", "question", "first", "second"}
-    assert prompts.slots(prompts.JUDGE_WITHOUT_CONTEXT) == {"question", "first", "second"}
-    assert not prompts.slots(prompts.retrospection_request(prompts.RETROSPECTION, " A red circle. "))
+    assert prompts.slot_names(prompts.CONTEXT) == set()
+    assert prompts.slot_names(prompts.RETROSPECTION) == {"previous"}
+    assert prompts.slot_names(prompts.JUDGE) == {"context", "question", "first", "second"}
+    assert prompts.slot_names(prompts.JUDGE_WITHOUT_CONTEXT) == {"question", "first", "second"}
+    assert not prompts.slot_names(prompts.retrospection_request(prompts.RETROSPECTION, " A red circle. "))
 
 
 def test_without_a_description_the_judge_is_told_of_none() -> None:

@@ -12,8 +12,8 @@ ODD = 'a "quote", a \\ backslash, é, \u2028, a tab\t, a \n newline, {"json": 1}
 
 def test_round_trip(tmp_path: Path) -> None:
     rows = [Sample("1", "a.mp4", ODD, facts={"n": [1, None]}), Sample("2", "b.mp4", "?")]
-    records.write(tmp_path / "deep" / "rows.jsonl", rows)
-    assert records.read(tmp_path / "deep" / "rows.jsonl", Sample) == rows
+    records.write_jsonl(tmp_path / "deep" / "rows.jsonl", rows)
+    assert records.read_jsonl(tmp_path / "deep" / "rows.jsonl", Sample) == rows
     assert len((tmp_path / "deep" / "rows.jsonl").read_bytes().splitlines()) == 2
     records.write_json(tmp_path / "x.json", {"a": [1, ODD]})
     assert records.read_json(tmp_path / "x.json") == {"a": [1, ODD]}
@@ -23,21 +23,21 @@ def test_a_row_that_cannot_be_read_says_where(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"id": "1", "responses": ["a", "b"], "context": null, "previous_context": null}\n{"id": "2"}\n')
     with pytest.raises(records.RecordError, match=r"rows.jsonl:2: not a Responses row .*its fields are: id, responses, context, previous_context"):
-        records.read(path, Responses)
+        records.read_jsonl(path, Responses)
     path.write_text("{torn")
     with pytest.raises(records.RecordError, match=r"rows.jsonl:1: not a Sample row"):
-        records.read(path, Sample)
+        records.read_jsonl(path, Sample)
     path.write_text("[1]\n")
     with pytest.raises(records.RecordError, match=r"rows.jsonl:1: not a Sample row"):
-        records.read(path, Sample)
+        records.read_jsonl(path, Sample)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    records.write(path, [{"a": 1}])
+    records.write_jsonl(path, [{"a": 1}])
     with pytest.raises(UnicodeEncodeError):
         records.write_text(path, "half\ud800")
-    assert records.read(path, dict) == [{"a": 1}] and list(tmp_path.iterdir()) == [path]
+    assert records.read_jsonl(path, dict) == [{"a": 1}] and list(tmp_path.iterdir()) == [path]
 
 
 BATCHES = [[Judgment(f"{b}{r}", 0, r, ODD, [0.1, -2.5]) for r in range(rows)] for b, rows in enumerate((3, 0, 2, 3))]

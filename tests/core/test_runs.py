@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from isrdpo.core import folders, params, provenance, records, runs
+from isrdpo.core import errors, folders, params, pipeline, provenance, records, runs
 from isrdpo.core import pipeline as keys
 from isrdpo.core.runs import Run
 
@@ -30,23 +30,23 @@ def finish(run: Run, *steps: tuple[str, int]) -> None:
     for name, t in steps:
         with run.stage(name, t) as stage:
             if stage is not None:
-                for file in runs.FILES[name]:
+                for file in pipeline.TABLE[name].files:
                     if file in ("policy", "checkpoints"):
                         stage.path(file).mkdir()
                     else:
-                        records.write(stage.path(file), [{"made": stage.key}])
+                        records.write_jsonl(stage.path(file), [{"made": stage.key}])
 
 
 def test_a_run_is_made_once_and_opened_after(run: Run) -> None:
     assert Run.open(run.folder).params == run.params == Run.create(run.params).params
-    assert sorted(p.name for p in run.folder.iterdir()) == [".lock", "params.yaml", "provenance.json"]
-    with pytest.raises(runs.MissingStage, match="no run here; stage data of iteration 1 makes it: start with notebook 01"):
+    assert sorted(p.name for p in run.folder.iterdir()) == [".lock", ".lock.pid", "params.yaml", "provenance.json"]
+    with pytest.raises(errors.MissingStage, match="no run here; stage data of iteration 1 makes it: start with notebook 01"):
         Run.open(run.folder.parent / "other")
 
 
 def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(runs.RunError, match="not a run .it holds thesis.txt.; give a new or empty folder as run="):
+    with pytest.raises(errors.RunError, match="not a run .it holds thesis.txt.; give a new or empty folder as run="):
         Run.create(settings(tmp_path))
     assert (tmp_path / "thesis.txt").exists() and len(list(tmp_path.iterdir())) == 1
 
@@ -55,7 +55,7 @@ def test_paths(run: Run) -> None:
     assert run.file(3, "samples.jsonl") == run.folder / "iter_03" / "samples.jsonl"
     assert run.policy(1) == "toybox" == run.policy_after(0)
     assert run.policy(3) == str(run.folder / "iter_02" / "policy") == run.policy_after(2)
-    assert run.video_root() == run.folder.parent / ".cache" / "clips"
+    assert run.videos_folder() == run.folder.parent / ".cache" / "clips"
 
 
 def test_clips_outside_the_data_are_refused(tmp_path: Path) -> None:
@@ -63,15 +63,15 @@ def test_clips_outside_the_data_are_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "data" / "clips").symlink_to(tmp_path / "elsewhere")
     made = Run.create(settings(tmp_path / "run", f"data={tmp_path / 'data'}"))
-    with pytest.raises(runs.RunError, match="data.videos leads out of data.path"):
-        made.video_root()
+    with pytest.raises(errors.RunError, match="data.videos leads out of data.path"):
+        made.videos_folder()
 
 
 def test_relative_paths_count_from_the_project_root(monkeypatch: pytest.MonkeyPatch) -> None:
     root = PRESET.parent.parent
     monkeypatch.chdir(root / "notebooks")
-    assert runs.project_root() == root and runs.resolve("outputs/x") == root / "outputs" / "x"
-    assert runs.shown(root / "outputs" / "x") == "outputs/x" and runs.shown(Path("/elsewhere")) == "/elsewhere"
+    assert folders.project_root() == root and folders.resolve("outputs/x") == root / "outputs" / "x"
+    assert folders.display_path(root / "outputs" / "x") == "outputs/x" and folders.display_path(Path("/elsewhere")) == "/elsewhere"
 
 
 def test_marker_is_written_last_and_ends_the_stage(run: Run) -> None:
@@ -84,25 +84,25 @@ def test_marker_is_written_last_and_ends_the_stage(run: Run) -> None:
     marker = run.done("data", 1)
     assert (marker["total"], marker["counts"], marker["bad"], marker["warnings"]) == (100, {"samples": 99}, {"missing video": 1}, ["one is gone"])
     assert marker["params"]["data.samples"] == run.params.data.samples and "data.questions" not in marker["params"] and marker["peak_rss_mb"] > 1
-    assert records.read(run.file(1, "bad_data.jsonl"), dict) == [{"id": "7", "cause": "missing video", "detail": "clip.mp4"}]
+    assert records.read_jsonl(run.file(1, "bad_data.jsonl"), dict) == [{"id": "7", "cause": "missing video", "detail": "clip.mp4"}]
     with run.stage("data", 1) as stage:
         assert stage is None
 
 
 def test_an_exception_leaves_no_marker(run: Run) -> None:
     with pytest.raises(ZeroDivisionError), run.stage("data", 1) as stage:
-        records.write(stage.path("samples.jsonl"), [])
+        records.write_jsonl(stage.path("samples.jsonl"), [])
         raise ZeroDivisionError
     assert run.done("data", 1) is None and run.file(1, "samples.jsonl").exists()
 
 
 def test_too_many_bad_samples_fail_by_name(run: Run) -> None:
     says = r"bad_data.jsonl: 10% of 20 samples are bad \(2 missing video, 1 broken video\), above max_bad_share=0.05; .*first: a: a.mp4"
-    with pytest.raises(runs.BadShare, match=says), run.stage("data", 1) as stage:
+    with pytest.raises(errors.BadShare, match=says), run.stage("data", 1) as stage:
         stage.total = 20
         for bad in (("a", "missing video", "a.mp4"), ("a", "missing video", "again"), ("b", "broken video", "")):
             stage.bad(*bad)
-    assert run.done("data", 1) is None and len(records.read(run.file(1, "bad_data.jsonl"), dict)) == 3
+    assert run.done("data", 1) is None and len(records.read_jsonl(run.file(1, "bad_data.jsonl"), dict)) == 3
     run.override("", {"max_bad_share": 0.5})
     with run.stage("data", 1) as stage:
         stage.total = 20
@@ -115,10 +115,10 @@ def test_a_missing_stage_is_named_with_its_command(run: Run) -> None:
         (("respond", 1), ("data", 1)), (("judge", 1), ("respond", 1)), (("train", 1), ("judge", 1)), (("evaluate", 0), ("data", 0)),
     ):  # fmt: skip
         says = rf"stage {name} of iteration {t} needs stage {missing[0]} of iteration {missing[1]}, .*`isrdpo stage {missing[0]} --run .* --iteration {missing[1]}`"
-        with pytest.raises(runs.MissingStage, match=says), run.stage(name, t):
+        with pytest.raises(errors.MissingStage, match=says), run.stage(name, t):
             pass
     for name, t in (("respond", 0), ("data", 4), ("train", -1)):
-        with pytest.raises(runs.RunError, match=f"there is no {name} in iteration {t}; this run has iterations 1 to 3"), run.stage(name, t):
+        with pytest.raises(errors.RunError, match=f"there is no {name} in iteration {t}; this run has iterations 1 to 3"), run.stage(name, t):
             pass
 
 
@@ -151,16 +151,16 @@ def test_keys_change_with_what_matters_only(override: str, changed: str) -> None
     """Of iteration 1; its evaluation, apart from what training brings along, is that of the base."""
     old, new = params.load(PRESET), params.load(PRESET, [override])
     at = {"data": 1, "respond": 1, "judge": 1, "train": 1, "evaluate": 0}
-    assert {name for name, t in at.items() if keys.key(old, name, t) != keys.key(new, name, t)} == set(changed.split())
+    assert {name for name, t in at.items() if keys.stage_key(old, name, t) != keys.stage_key(new, name, t)} == set(changed.split())
 
 
 def test_keys_follow_upstream_and_iteration() -> None:
     old, new = params.load(PRESET), params.load(PRESET, ["train.beta=0.2"])
-    assert keys.key(old, "respond", 1) == keys.key(new, "respond", 1) and keys.key(old, "respond", 2) != keys.key(new, "respond", 2)
-    assert keys.key(old, "evaluate", 1) != keys.key(new, "evaluate", 1)
-    assert len({keys.key(old, stage, t) for stage in keys.STAGES for t in (1, 2, 3)}) == 15
+    assert keys.stage_key(old, "respond", 1) == keys.stage_key(new, "respond", 1) and keys.stage_key(old, "respond", 2) != keys.stage_key(new, "respond", 2)
+    assert keys.stage_key(old, "evaluate", 1) != keys.stage_key(new, "evaluate", 1)
+    assert len({keys.stage_key(old, stage, t) for stage in keys.STAGES for t in (1, 2, 3)}) == 15
     started = time.monotonic()
-    keys.key(params.load(PRESET, ["iterations=60", "seed=5"]), "respond", 60)
+    keys.stage_key(params.load(PRESET, ["iterations=60", "seed=5"]), "respond", 60)
     assert time.monotonic() - started < 2, "keys must not take time exponential in the iteration"
 
 
@@ -174,7 +174,7 @@ def test_rows_under_an_old_key_go_before_new_ones_come(run: Run) -> None:
         assert stage.log("samples.jsonl", dict, 2).done == 1, "resumes under the same key"
         assert not list(run.iteration(1).glob(".*.part"))
         raise KeyboardInterrupt
-    with pytest.raises(runs.RunError, match="data.samples changed, and stage data of iteration 1 made under the old value"):
+    with pytest.raises(errors.RunError, match="data.samples changed, and stage data of iteration 1 made under the old value"):
         run.override("data", {"samples": 7})
     run.update(run.params.override("data", {"samples": 7}), redo=True)
     with run.stage("data", 1) as stage:
@@ -189,7 +189,7 @@ def test_a_notebooks_value_is_recorded_before_its_stage(run: Run) -> None:
     run.override("respond", {"temperature": 1.0})
     run.override("respond", {"temperature": None})
     assert (run.folder / "params.yaml").stat().st_mtime_ns == before
-    with pytest.raises(runs.RunError, match="respond.temperature changed, and stage respond of iteration 1 made under the old value"):
+    with pytest.raises(errors.RunError, match="respond.temperature changed, and stage respond of iteration 1 made under the old value"):
         run.override("respond", {"temperature": 0.5})
     run.override("judge", {"orders": 1})
     assert Run.open(run.folder).params.respond.temperature == 1.0
@@ -199,12 +199,12 @@ def test_a_notebooks_value_is_recorded_before_its_stage(run: Run) -> None:
 
 def test_changed_parameters_of_a_run(run: Run) -> None:
     finish(run, *STEPS)
-    assert run.finished() == run.started() == sorted(STEPS, key=lambda s: (s[1], runs.STAGES.index(s[0])))
+    assert run.finished() == run.started() == sorted(STEPS, key=lambda s: (s[1], pipeline.STAGES.index(s[0])))
     more = Run.create(settings(run.folder, "iterations=5", "respond.batch_size=1"))
     assert more.params.iterations == 5 and more.done("respond", 2)
-    with pytest.raises(runs.RunError, match="iterations=1 is fewer than the 2 that are there"):
+    with pytest.raises(errors.RunError, match="iterations=1 is fewer than the 2 that are there"):
         Run.create(settings(run.folder, "iterations=1"))
-    with pytest.raises(runs.RunError, match=r"iterations, respond.batch_size, train.beta changed, and stage train of iteration 1 and 2 more made"):
+    with pytest.raises(errors.RunError, match=r"iterations, respond.batch_size, train.beta changed, and stage train of iteration 1 and 2 more made"):
         Run.create(settings(run.folder, "train.beta=0.3"))
     assert Run.open(run.folder).params == more.params
     again = Run.create(settings(run.folder, "train.beta=0.3"), redo=True)
@@ -220,7 +220,7 @@ def test_redoing_an_evaluation_trains_dropped_policies_again(run: Run) -> None:
 
 
 def test_the_lock_is_reentrant_here_and_refuses_others_by_name(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = f"from isrdpo import folders, runs; from pathlib import Path; folders.PATIENCE = 0.3\nwith runs.Run(Path({str(run.folder)!r})).lock(): print('got it')"
+    code = f"from isrdpo.core import folders, runs; from pathlib import Path; folders.LOCK_SECONDS = 0.3\nwith runs.Run(Path({str(run.folder)!r})).lock(): print('got it')"
     with run.lock(), run.lock(), Run.open(run.folder).lock():
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert f"process {os.getpid()} works on this run; wait for it or stop it" in other.stderr and "got it" not in other.stdout
@@ -228,7 +228,7 @@ def test_the_lock_is_reentrant_here_and_refuses_others_by_name(run: Run, monkeyp
 
 
 def test_a_killed_holder_frees_the_lock(run: Run) -> None:
-    code = f"import time; from isrdpo import runs; from pathlib import Path\nwith runs.Run(Path({str(run.folder)!r})).lock(): print('got it', flush=True); time.sleep(60)"
+    code = f"import time; from isrdpo.core import runs; from pathlib import Path\nwith runs.Run(Path({str(run.folder)!r})).lock(): print('got it', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "got it\n"
         holder.send_signal(signal.SIGKILL)
@@ -263,9 +263,9 @@ def test_a_change_of_machine_is_noted_once(run: Run) -> None:
 
 
 def test_only_our_own_errors_and_the_file_systems_are_one_line() -> None:
-    for error in (runs.MissingStage("x"), params.ParamsError("x"), records.RecordError("x"), FileNotFoundError("x")):
-        assert folders.expected(error)
-    assert not folders.expected(ValueError("a programming error keeps its traceback")) and not folders.expected(KeyError("x"))
+    for error in (errors.MissingStage("x"), params.ParamsError("x"), records.RecordError("x"), FileNotFoundError("x")):
+        assert errors.is_expected(error)
+    assert not errors.is_expected(ValueError("a programming error keeps its traceback")) and not errors.is_expected(KeyError("x"))
 
 
 def test_a_stage_on_the_command_line_says_one_line(run: Run) -> None:
@@ -273,5 +273,5 @@ def test_a_stage_on_the_command_line_says_one_line(run: Run) -> None:
         (["--run", str(run.folder), "--iteration", "1"], f"isrdpo judge: {run.folder}: stage judge of iteration 1 needs stage respond"),
         (["--run", str(run.folder / "no"), "--iteration", "1"], f"isrdpo judge: {run.folder / 'no'}: no run here"),
     ):
-        done = subprocess.run([sys.executable, "-m", "isrdpo.judge", *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run([sys.executable, "-m", "isrdpo.stages.judge", *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 1 and done.stderr.startswith(says) and done.stderr.count("\n") == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from isrdpo import checks
-from isrdpo.core import folders, params, records
+from isrdpo.core import errors, params, records
 from isrdpo.core.records import Answer, BadRow, Sample
 from isrdpo.formats import benchmarks
 from isrdpo.reports import tables as report
@@ -70,7 +70,7 @@ def test_a_benchmark_is_asked_and_scored_from_its_published_files(name: str, pub
     assert f"evaluation rows: {QUESTIONS[name]}" in lines and "train rows: 1" in lines and not problems
     data.run(run, 1)
     evaluate.run(run, 0)
-    answers = records.read(run.file(0, "answers.jsonl"), Answer)
+    answers = records.read_jsonl(run.file(0, "answers.jsonl"), Answer)
     assert len(answers) == QUESTIONS[name]
     (caption, table), *more = report.benchmark_tables(run, 0).items()
     assert name in caption and not more and len(table) == len(benchmark_scores.table(name, answers)) > 0
@@ -125,12 +125,12 @@ def test_a_damaged_row_is_named_and_the_others_stay(name: str, path: str, conten
 def test_a_damaged_file_is_one_line(content: str, published: Callable) -> None:
     folder = published("videohallucer") / "bench"
     (folder / "temporal/temporal.json").write_text(content)
-    with pytest.raises(folders.RunError, match="fetch it anew"):
+    with pytest.raises(errors.RunError, match="fetch it anew"):
         list(benchmarks.read("videohallucer", folder))
 
 
 def test_the_wrong_folder_and_toybox_are_refused(published: Callable, make_run: Callable) -> None:
-    with pytest.raises(folders.RunError, match=r"data\.test is the folder of the benchmark"):
+    with pytest.raises(errors.RunError, match=r"data\.test is the folder of the benchmark"):
         list(benchmarks.read("vidhalluc", published("videohallucer") / "bench"))
     with pytest.raises(params.ParamsError, match=r"data\.benchmark: Toybox has questions of its own"):
         make_run("x", "data.benchmark=vidhalluc")

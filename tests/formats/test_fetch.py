@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from isrdpo.core import params, records
-from isrdpo.core.folders import RunError
-from isrdpo.formats import fetch, hub, video
+from isrdpo.core.clips import find_clip
+from isrdpo.core.errors import RunError
+from isrdpo.formats import fetch, hub
 from isrdpo.stages import data
 from tests.hub_server import Hub
 
@@ -92,7 +93,7 @@ def test_what_is_fetched_is_what_a_run_reads(server: Hub, tmp_path: Path) -> Non
         found = list(data.read_rows(data.Source(tmp_path / "hound" / file), tmp_path))
         assert found and all(isinstance(row, records.Sample) for row in found)
         for row in found:
-            assert sorted(p.name for p in video.resolve(root, row.video).iterdir())[0] == "c01_0001.jpeg"
+            assert sorted(p.name for p in find_clip(root, row.video).iterdir())[0] == "c01_0001.jpeg"
     assert not [p for p in (tmp_path / "hound").rglob("*.tar.gz*")], "archives go once they are unpacked"
     asked = {path.split("/main/")[-1] for _, path, _ in server.log if "/resolve/" in path}
     assert not {path for path in asked if "600k" in path or "result" in path or "caption" in path}
@@ -286,4 +287,4 @@ def test_where_data_came_from_does_not_change_rows(tmp_path: Path) -> None:
 
     (tmp_path / "p.yaml").write_text("data:\n  path: x\n")
     one, other = params.load(tmp_path / "p.yaml"), params.load(tmp_path / "p.yaml", ["data.source=train"])
-    assert all(keys.key(one, stage, 1) == keys.key(other, stage, 1) for stage in keys.STAGES)
+    assert all(keys.stage_key(one, stage, 1) == keys.stage_key(other, stage, 1) for stage in keys.STAGES)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from isrdpo.core import params, records, runs
+from isrdpo.core import errors, params, records, runs
 from isrdpo.formats import files as formats
 from isrdpo.formats import rows as spellings
 from isrdpo.stages import data
@@ -114,7 +114,7 @@ def test_a_csvs_header_may_be_spelled_otherwise_and_its_bad_rows_are_named(tmp_p
     assert [(row.id, row.cause) for row in read(path)] == [("row 1", "unreadable row")]
     for text, says in (("clip,answer\n", "no column question in its header"), ("video,clip,question\n", "two columns are video"), ("", "no column question or video")):
         path.write_text(text)
-        with pytest.raises(runs.RunError, match=says):
+        with pytest.raises(errors.RunError, match=says):
             read(path)
 
 
@@ -135,14 +135,14 @@ def test_a_text_of_questions_is_asked_of_every_video(own_data: Callable, tmp_pat
     (folder / "exam.txt").write_text("Which color?\n")
     run = runs.Run.create(params.load(PRESET, [f"run={tmp_path / 'run'}", f"data={folder}", "data.train=questions.txt", "data.test=exam.txt"]))
     data.run(run, 1)
-    found = records.read(run.file(1, "samples.jsonl"), records.Sample)
+    found = records.read_jsonl(run.file(1, "samples.jsonl"), records.Sample)
     clips = [*sorted(f"{name}.mp4" for name in names), "more/frames"]
     assert [(s.video, s.question, s.id) for s in found] == [
         (clip, text, f"questions-{line}/{clip}") for clip in clips for line, text in ((1, "What moves?"), (3, "Where is it?"))
     ]
-    held_out = records.read(run.file(0, "samples.jsonl"), records.Sample)
+    held_out = records.read_jsonl(run.file(0, "samples.jsonl"), records.Sample)
     assert len(held_out) == 4 and not {s.id for s in found} & {s.id for s in held_out}
-    with pytest.raises(runs.RunError, match=r"no video below it to ask the questions of questions\.txt about"):
+    with pytest.raises(errors.RunError, match=r"no video below it to ask the questions of questions\.txt about"):
         list(formats.rows(folder / "questions.txt", tmp_path / "nowhere"))
 
 
@@ -168,7 +168,7 @@ def test_what_is_no_data_set_is_one_line(tmp_path: Path) -> None:
         "out": "'../secret.arrow', which is no file beside it", "both": "several splits; name one: both/train, both/test", "torn.parquet": "not readable as Parquet or Arrow",
         "torn.json": "begins as a JSON array, but is not a whole one", "pickle.arrow": "not readable as Parquet or Arrow", "plain": "it has no state.json",
     }.items():  # fmt: skip
-        with pytest.raises(runs.RunError, match=says) as raised:
+        with pytest.raises(errors.RunError, match=says) as raised:
             read(tmp_path / name)
         assert "\n" not in str(raised.value) and name in str(raised.value)
     assert not (tmp_path / "executed").exists() and read(tmp_path / "both" / "train") == WANTED
@@ -178,4 +178,4 @@ def test_deep_nesting_and_half_surrogates_are_bad_rows_not_a_crash(tmp_path: Pat
     (tmp_path / "odd.jsonl").write_text('{"id": "\\ud800", "video": "v", "prompt": "What?"}\n' + "[" * 100_000 + '\n{"id": "b", "video": "v", "prompt": "\\ud800?"}\n')
     found = read(tmp_path / "odd.jsonl")
     assert [row.cause for row in found if isinstance(row, data.BadRow)] == ["unreadable row", "unreadable row"]
-    records.write(tmp_path / "written.jsonl", found)
+    records.write_jsonl(tmp_path / "written.jsonl", found)

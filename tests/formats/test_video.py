@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from isrdpo.core.clips import find_clip
 from isrdpo.formats import video
 
 
@@ -141,16 +142,16 @@ def test_resolve(tmp_path: Path, clip: Path) -> None:
     make_frames(root / "test" / "webvid" / "10003718", 2)
     (root / "plain.mp4").write_bytes(clip.read_bytes())
     (root / "two.dots.webm").write_bytes(b"")
-    assert video.resolve(root, "test/webvid/10003718") == root / "test/webvid/10003718"
-    assert video.resolve(root, "test/webvid/10003718.mp4") == root / "test/webvid/10003718"
-    assert video.resolve(root, "plain") == video.resolve(root, "plain.mp4") == root / "plain.mp4"
-    assert video.resolve(root, "two.dots") == root / "two.dots.webm"
-    assert video.resolve(root, "test/../plain.mp4").resolve() == root / "plain.mp4"
+    assert find_clip(root, "test/webvid/10003718") == root / "test/webvid/10003718"
+    assert find_clip(root, "test/webvid/10003718.mp4") == root / "test/webvid/10003718"
+    assert find_clip(root, "plain") == find_clip(root, "plain.mp4") == root / "plain.mp4"
+    assert find_clip(root, "two.dots") == root / "two.dots.webm"
+    assert find_clip(root, "test/../plain.mp4").resolve() == root / "plain.mp4"
     for missing in ("gone", "test", "test/webvid", "", ".", "x" * 300, "a\0b"):
         with pytest.raises(video.VideoError):
-            video.resolve(root, missing)
+            find_clip(root, missing)
     with pytest.raises(video.VideoError, match=r"gone: no such video \(nor with .mp4"):
-        video.resolve(root, "gone")
+        find_clip(root, "gone")
 
 
 def test_resolve_never_leaves_the_root(tmp_path: Path, clip: Path) -> None:
@@ -165,9 +166,9 @@ def test_resolve_never_leaves_the_root(tmp_path: Path, clip: Path) -> None:
     escapes = ["../outside", "../outside/secret", str(outside / "secret.mp4"), "link.mp4", "link", "hidden", "folder"]
     for name in [*escapes, "folder/secret.mp4", "mixed"]:
         with pytest.raises(video.VideoError, match=r"out of the video folder"):
-            video.resolve(root, name)
+            find_clip(root, name)
     with pytest.raises(video.VideoError):
-        video.resolve(root, "loop")
+        find_clip(root, "loop")
     (tmp_path / "alias").symlink_to(root)  # a root that is a link itself is fine
     (root / "inside.mp4").symlink_to(make_clip(root / "real.mp4", count=2))
-    assert video.resolve(tmp_path / "alias", "inside").name == "inside.mp4"
+    assert find_clip(tmp_path / "alias", "inside").name == "inside.mp4"

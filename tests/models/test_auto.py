@@ -123,14 +123,14 @@ def test_the_whole_loop_goes_round_twice(folder: Path, tmp_path: Path) -> None:
     for t in (1, 2):
         for stage in (data, respond, judge, train, evaluate):
             stage.run(run, t)
-        first = records.read_json(run.marker("train", t))["counts"]["pairs"]
+        first = records.read_json(run.marker_path("train", t))["counts"]["pairs"]
         rows = (run.file(t, "train.csv")).read_text().splitlines()
         assert first > 0 and abs(float(rows[1].split(",")[2]) - math.log(2)) < 1e-4
     before, after = (vlmm.open_model(run.params, run.policy(t)) for t in (1, 2))
-    clip = video.resolve(run.video_root(), records.read(run.file(1, "samples.jsonl"), records.Sample)[0].video)
+    clip = run.clip(records.read_jsonl(run.file(1, "samples.jsonl"), records.Sample)[0].video)
     assert not torch.equal(before.choose(before.encode([clip]), ["What?"]), after.choose(after.encode([clip]), ["What?"]))
     assert torch.equal(before.encode([clip])[0]["features"], after.encode([clip])[0]["features"]), "what is frozen has moved"
-    assert len(records.read(run.file(2, "answers.jsonl"), records.Answer)) == 4
+    assert len(records.read_jsonl(run.file(2, "answers.jsonl"), records.Answer)) == 4
     saved = Path(run.policy(2))
     assert str(tmp_path) not in (saved / "config.json").read_text() and str(folder) not in (saved / "config.json").read_text()
     transformers.AutoModelForImageTextToText.from_pretrained(saved), transformers.AutoProcessor.from_pretrained(saved)

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from isrdpo.core import prompts, records
-from isrdpo.formats import video
 from isrdpo.models import hound
 from isrdpo.models import local as vlmm
 from isrdpo.stages import data
@@ -24,7 +23,7 @@ def model(random_base: Path) -> vlmm.VideoModel:
 def clips(make_run: Callable) -> list[Path]:
     run = make_run("clips")
     data.run(run, 1)
-    return [video.resolve(run.video_root(), s.video) for s in records.read(run.file(1, "samples.jsonl"), records.Sample)][:5]
+    return [run.clip(s.video) for s in records.read_jsonl(run.file(1, "samples.jsonl"), records.Sample)][:5]
 
 
 def equal(one: vlmm.Video, other: vlmm.Video) -> bool:

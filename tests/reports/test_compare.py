@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from isrdpo import study
-from isrdpo.core import folders, params, records
+from isrdpo.core import errors, params, records
 from isrdpo.reports import compare, plots, summary
 from isrdpo.reports import html as show
 from isrdpo.stages import data, evaluate, judge, respond, train
@@ -124,7 +124,7 @@ def test_agreement_between_orders_counts_every_pair_that_was_asked_twice(make_ru
     run = make_run("isr-0", "iterations=1")
     for stage in (data, respond, judge):
         stage.run(run, 1)
-    counts, table = records.read_json(run.marker("judge", 1))["counts"], compare.verdicts([run])
+    counts, table = records.read_json(run.marker_path("judge", 1))["counts"], compare.verdicts([run])
     assert (table["agree"] == 0).sum() == counts["disagreement"] > 0 and table["agree"].notna().all()
     assert table.loc[table["agree"] == 0, ["longer", "right"]].isna().all(axis=None), "what the orders do not agree on is no verdict"
     row = compare.judge_split(table).set_index("measure").loc["the two orders agree"]
@@ -159,7 +159,7 @@ def test_curves_of_one_and_two_seeds_have_no_interval_over_seeds() -> None:
 
 
 def test_no_run_is_said(tmp_path: Path) -> None:
-    with pytest.raises(folders.RunError, match="no run here; give folders of runs"):
+    with pytest.raises(errors.RunError, match="no run here; give folders of runs"):
         compare.opened(str(tmp_path))
 
 

@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from isrdpo.core import records
-from isrdpo.core.folders import MissingStage, RunError
+from isrdpo.core.clips import find_clip
+from isrdpo.core.errors import MissingStage, RunError
 from isrdpo.core.records import Preference
 from isrdpo.core.runs import Run
-from isrdpo.formats import video
 from isrdpo.reports import export
 from isrdpo.stages import data
 from tests.hub_server import Hub
@@ -50,7 +50,7 @@ def judged(own_data: Callable, make_run: Callable) -> Run:
     ]  # fmt: skip
     reach(run, "data", "respond")
     with run.stage("judge", 1) as stage:
-        records.write(stage.path("preferences.jsonl"), pairs)
+        records.write_jsonl(stage.path("preferences.jsonl"), pairs)
     return run
 
 
@@ -60,7 +60,7 @@ def no_token(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pairs_of(run: Run) -> list[Preference]:
-    return records.read(run.file(1, "preferences.jsonl"), Preference)
+    return records.read_jsonl(run.file(1, "preferences.jsonl"), Preference)
 
 
 def llama_factory_faults(row: dict, columns: dict, media_dir: Path) -> Iterator[str]:
@@ -110,10 +110,10 @@ def test_llava_hound_is_read_back_equal(judged: Run, copied: bool, tmp_path: Pat
     assert all(list(row) == ["id", "video", "prompt", "chosen", "rejected"] and row["prompt"].count("<video>") == 1 for row in raw)
     back = list(data.read_rows(data.Source(tmp_path / "out/preferences.jsonl"), tmp_path))
     assert [(r.id, r.video, r.question, r.chosen, r.rejected) for r in back] == [(p.id, p.video, p.question, p.chosen, p.rejected) for p in pairs_of(judged)]
-    root = tmp_path / "out/videos" if copied else judged.video_root()
+    root = tmp_path / "out/videos" if copied else judged.videos_folder()
     for row in back:
-        found = video.resolve(root, row.video)
-        original = judged.video_root() / row.video
+        found = find_clip(root, row.video)
+        original = judged.videos_folder() / row.video
         assert found.is_dir() or found.read_bytes() == original.read_bytes()
     assert (tmp_path / "out/videos").exists() == copied
 
@@ -126,7 +126,7 @@ def test_llama_factory(judged: Run, copied: bool, tmp_path: Path) -> None:
     assert re.fullmatch(r"\w+", name) and info["ranking"] is True and info["formatting"] == "sharegpt"
     assert set(info["columns"]) == {"messages", "chosen", "rejected", "videos"}
     rows = json.loads((tmp_path / "out" / info["file_name"]).read_text())
-    media_dir = tmp_path / "out" if copied else judged.video_root()
+    media_dir = tmp_path / "out" if copied else judged.videos_folder()
     assert not [fault for row in rows for fault in llama_factory_faults(row, info["columns"], media_dir)]
     prefix = "videos/" if copied else ""
     assert rows[2]["videos"] == [[f"{prefix}deep/frames/c01_{n:04d}.jpeg" for n in (1, 2, 3)]]
@@ -140,7 +140,7 @@ def test_llama_factory(judged: Run, copied: bool, tmp_path: Path) -> None:
 def test_ms_swift(judged: Run, copied: bool, tmp_path: Path) -> None:
     export.preferences(judged, 1, tmp_path / "out", "ms-swift", copied)
     rows = [json.loads(line) for line in (tmp_path / "out/preferences.jsonl").read_text().splitlines()]
-    media_dir = tmp_path / "out" if copied else judged.video_root()
+    media_dir = tmp_path / "out" if copied else judged.videos_folder()
     assert len(rows) == 3 and not [fault for row in rows for fault in ms_swift_faults(row, media_dir)]
     assert [(r["messages"][1]["content"], r["rejected_response"]) for r in rows] == [(p.chosen, p.rejected) for p in pairs_of(judged)[:3]]
     assert list(ms_swift_faults(rows[0] | {"videos": []}, media_dir)) == ["number of tags"], "the validator sees faults"
@@ -171,8 +171,8 @@ def test_hf_is_a_data_set_that_trl_takes(judged: Run, tmp_path: Path, monkeypatc
 
 
 def test_an_export_is_whole_or_not_there(judged: Run, tmp_path: Path) -> None:
-    (judged.video_root() / "deep/frames/c01_0001.jpeg").rename(tmp_path / "away.jpeg")
-    for picture in (judged.video_root() / "deep/frames").iterdir():
+    (judged.videos_folder() / "deep/frames/c01_0001.jpeg").rename(tmp_path / "away.jpeg")
+    for picture in (judged.videos_folder() / "deep/frames").iterdir():
         picture.unlink()
     with pytest.raises(OSError, match="deep/frames"):
         export.preferences(judged, 1, tmp_path / "out", "ms-swift", copy_videos=True)

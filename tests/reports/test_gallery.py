@@ -70,17 +70,17 @@ def test_model_text_is_text(make_run: Callable) -> None:
 def test_a_clip_is_linked_not_doubled(make_run: Callable) -> None:
     run = make_run("one")
     scene = next(world.scenes("base", 5, world.Difficulty()))
-    (name,) = world.write_clips([scene], 5, world.Difficulty(), run.video_root())
+    (name,) = world.write_clips([scene], 5, world.Difficulty(), run.videos_folder())
     made = gallery.clip(run, name)
     (linked,) = (run.folder / "clips").iterdir()
-    assert os.path.samefile(linked, run.video_root() / name) and made["href"] == f"../../clips/{linked.name}"
+    assert os.path.samefile(linked, run.videos_folder() / name) and made["href"] == f"../../clips/{linked.name}"
     assert [time for _, time in made["strip"]] == ["0.0 s", "0.8 s", "1.8 s", "2.8 s"] or len(made["strip"]) == 8
     assert all(source.startswith("data:image/") for source, _ in made["strip"])
 
 
 def test_a_clip_that_is_gone_is_said_and_no_path_leads_out(make_run: Callable) -> None:
     run = make_run("one")
-    run.video_root().mkdir(parents=True, exist_ok=True)
+    run.videos_folder().mkdir(parents=True, exist_ok=True)
     for name in ("not_there.mp4", "../../../etc/passwd", "a\0b"):
         made = gallery.clip(run, name)
         assert made["href"] is None and made["strip"] == [] and "not at hand" in made["note"]
@@ -91,6 +91,6 @@ def test_frames_are_what_the_model_sees(make_run: Callable) -> None:
     run = make_run("one")
     records.write_json(run.folder / "model.json", {"frames": 4, "image_size": 48, "parameters": 1})
     scene = next(world.scenes("base", 5, world.Difficulty()))
-    (name,) = world.write_clips([scene], 5, world.Difficulty(), run.video_root())
-    clip = gallery.frames(run, run.video_root() / name)
+    (name,) = world.write_clips([scene], 5, world.Difficulty(), run.videos_folder())
+    clip = gallery.frames(run, run.videos_folder() / name)
     assert clip.frames.shape == (4, 48, 48, 3) and clip.frames.dtype == np.uint8 and clip.times.tolist() == [0.0, 0.75, 1.75, 2.75]

@@ -98,16 +98,16 @@ def test_what_is_not_known_is_an_empty_cell_and_a_figure_of_no_iteration_no_row(
 
 def test_tables_of_a_real_run_agree_with_its_rows(whole: Run) -> None:
     rng = np.random.default_rng(0)
-    said = records.read(whole.file(1, "judgments.jsonl"), records.Judgment)  # an untrained judge never agrees with itself
+    said = records.read_jsonl(whole.file(1, "judgments.jsonl"), records.Judgment)  # an untrained judge never agrees with itself
     scores = [[-1.0, -0.5], [-0.5, -1.0]]
     made = [records.Judgment(c.id, c.order, int(x := rng.random() < 0.5), "x", scores[0 if x else 1]) for c in said]
-    records.write(whole.file(1, "judgments.jsonl"), made)
+    records.write_jsonl(whole.file(1, "judgments.jsonl"), made)
     table = report.judged(whole, 1)
     bias = report.length_bias(table)
     assert set(bias["truer"]) <= {"the longer is truer", "the shorter is truer", "equally true"} and (bias["difference"] > 0).all()
     shares = report.judge_shares(report.judged_both(whole, 1)).set_index(["measure", "what"])
     assert shares.loc[("the longer is chosen", "with its description"), "share"] == pytest.approx(bias["longer"].mean())
-    calls = records.read(whole.file(1, "judgments.jsonl"), records.Judgment)
+    calls = records.read_jsonl(whole.file(1, "judgments.jsonl"), records.Judgment)
     first = [c.choice == c.order for c in calls if c.choice is not None]
     assert shares.loc[("the first shown is chosen", "with its description"), "share"] == pytest.approx(np.mean(first))
     both = [{c.choice for c in calls if c.id == i} for i in {c.id for c in calls}]
@@ -123,15 +123,15 @@ def test_tables_of_a_real_run_agree_with_its_rows(whole: Run) -> None:
 def test_repaired_and_broken(make_run: Callable) -> None:
     run = make_run("one")
     data.run(run, 1)
-    sample = records.read(run.file(1, "samples.jsonl"), records.Sample)[0]
+    sample = records.read_jsonl(run.file(1, "samples.jsonl"), records.Sample)[0]
     thing = sample.facts["scene"]["objects"][0]
     wrong = "large" if thing["size"] == "small" else "small"
     color = next(c for c in ("red", "green") if c != thing["color"])
     before, now = f"The {thing['shape']} is {wrong}.", f"The {thing['shape']} is {thing['size']}. The {thing['shape']} is {color}."
-    records.write(run.file(1, "contexts.jsonl"), [{"video": sample.video, "context": now, "previous_context": before}])
+    records.write_jsonl(run.file(1, "contexts.jsonl"), [{"video": sample.video, "context": now, "previous_context": before}])
     row = report.contexts(run, 1).iloc[0]
     assert (row["repaired"], row["broken"], row["false"]) == (1, 1, 1) and 0 < row["similarity"] < 1
-    records.write(run.file(1, "contexts.jsonl"), [{"video": sample.video, "context": now, "previous_context": None}])
+    records.write_jsonl(run.file(1, "contexts.jsonl"), [{"video": sample.video, "context": now, "previous_context": None}])
     assert report.contexts(run, 1).iloc[0][["similarity", "repaired", "broken"]].isna().all()
 
 
@@ -145,7 +145,7 @@ def test_the_outcome_is_what_the_rows_say(make_run: Callable, then: tuple, now: 
     for t, (right, words) in enumerate((then, now)):
         truth = [{"correct": n < right * 100, "claims": 1, "false": 0, "uncheckable": 0, "by_kind": {}} for n in range(100)]
         answers = [records.Answer(str(n), "q", "k", "r", "x " * words, words + n % 2, found) for n, found in enumerate(truth)]
-        records.write(run.file(t, "answers.jsonl"), answers)
+        records.write_jsonl(run.file(t, "answers.jsonl"), answers)
         figures = {"accuracy": right, "hallucination": 0.1, "false_claims": 0.2, "response_words": words, "scorer": "facts"}
         rows.append({"iteration": t} | figures)
     assert summary.outcome(run, pd.DataFrame(rows)).startswith(f"{starts}, after 1 iteration: accuracy")
@@ -157,7 +157,7 @@ def test_an_outcome_without_truth_speaks_of_words_only(make_run: Callable) -> No
     run = make_run("one")
     data.run(run, 1)
     for t, words in enumerate((5, 20)):
-        records.write(run.file(t, "answers.jsonl"), [records.Answer(str(n), "q", "k", "r", "x", words + n % 2, None) for n in range(50)])
+        records.write_jsonl(run.file(t, "answers.jsonl"), [records.Answer(str(n), "q", "k", "r", "x", words + n % 2, None) for n in range(50)])
     said = summary.outcome(run, pd.DataFrame([{"iteration": t, "response_words": 1.0} for t in (0, 1)]))
     assert said.startswith("Wordier after 1 iteration") and said.endswith("is not known.") and "accuracy" not in said
 
@@ -175,8 +175,8 @@ def test_pages_hold_no_script_and_ask_for_nothing(whole: Run) -> None:
 
 
 def test_an_index_of_hostile_names(whole: Run) -> None:
-    marker = records.read_json(whole.marker("train", 1))
-    records.write_json(whole.marker("train", 1), marker | {"warnings": ["<script>alert(1)</script>"]})
+    marker = records.read_json(whole.marker_path("train", 1))
+    records.write_json(whole.marker_path("train", 1), marker | {"warnings": ["<script>alert(1)</script>"]})
     made = records.read_json(whole.folder / "provenance.json")
     records.write_json(whole.folder / "provenance.json", made | {"command": "isrdpo run '<img src=x>'"})
     text = pages.index(whole, "Running: <b>").read_text()
@@ -230,7 +230,7 @@ def test_how_long_the_rest_takes(whole: Run) -> None:
     watch = notebooks.Clock(whole)
     watch.took = {"judge": 10.0, "train": 20.0}
     assert watch.left([("judge", 2), ("train", 2), ("judge", 3)]) == 40 and watch.left([("respond", 2)]) is None
-    assert [notebooks.clock(s) for s in (5, 65.4, 3671)] == ["0:05", "1:05", "1:01:11"]
+    assert [notebooks.format_duration(s) for s in (5, 65.4, 3671)] == ["0:05", "1:05", "1:01:11"]
 
 
 def test_the_index_says_how_much_is_there(make_run: Callable) -> None:

@@ -81,7 +81,7 @@ def test_published_means_are_those_of_the_readme() -> None:
 
 def test_kappa_by_hand() -> None:
     one, other = [True] * 25 + [False] * 25, [True] * 20 + [False] * 5 + [True] * 10 + [False] * 15  # both 20, neither 15, chance 0.5
-    assert metrics.kappa("k", one, other)["k"] == pytest.approx(0.4)
-    assert metrics.kappa("k", [True] * 4, [True] * 4)["k"] is None and metrics.kappa("k", [], [])["k"] is None
-    found = metrics.kappa("k", one, other)
+    assert metrics.kappa(one, other).columns("k")["k"] == pytest.approx(0.4)
+    assert metrics.kappa([True] * 4, [True] * 4).columns("k")["k"] is None and metrics.kappa([], []).columns("k")["k"] is None
+    found = metrics.kappa(one, other).columns("k")
     assert found["k_low"] < 0.4 < found["k_high"] <= 1

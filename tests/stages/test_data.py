@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from isrdpo import checks
-from isrdpo.core import params, records, runs
+from isrdpo.core import errors, params, records, runs
 from isrdpo.formats import rows as spellings
 from isrdpo.stages import data
 
@@ -23,8 +23,8 @@ def opened(folder: Path, tmp_path: Path, *overrides: str) -> runs.Run:
 def found(run: runs.Run, iteration: int = 1) -> tuple[list[records.Sample], list[tuple[str, str]]]:
     """(samples, (id, cause) of the bad ones) of an iteration."""
     data.run(run, iteration)
-    bad = records.read(run.file(iteration, "bad_data.jsonl"), dict)
-    return records.read(run.file(iteration, "samples.jsonl"), records.Sample), [(row["id"], row["cause"]) for row in bad]
+    bad = records.read_jsonl(run.file(iteration, "bad_data.jsonl"), dict)
+    return records.read_jsonl(run.file(iteration, "samples.jsonl"), records.Sample), [(row["id"], row["cause"]) for row in bad]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_bad_rows_are_not_fatal_below_the_share_and_stop_the_stage_above(own_dat
     run = opened(folder, tmp_path, "max_bad_share=0.25")
     assert len(found(run)[0]) == 3 and run.done("data", 1)["bad"] == {"missing video": 1} and run.done("data", 1)["total"] == 4
     strict = runs.Run.create(params.load(PRESET, [f"run={tmp_path / 'strict'}", f"data={folder}", "max_bad_share=0.24"]))
-    with pytest.raises(runs.BadShare, match=r"25% of 4 samples are bad \(1 missing video\).*max_bad_share=0.24.*gone"):
+    with pytest.raises(errors.BadShare, match=r"25% of 4 samples are bad \(1 missing video\).*max_bad_share=0.24.*gone"):
         data.run(strict, 1)
     assert not strict.done("data", 0) and not strict.done("data", 1)
 
@@ -108,7 +108,7 @@ def test_a_subset_is_the_same_every_iteration_and_iteration_zero_is_the_test_set
     run = opened(folder, tmp_path, "data.samples=5", "data.questions=4")
     first, second = found(run, 1)[0], found(run, 2)[0]
     assert first == second and len(first) == 5 and [s.id for s in first] == sorted((s.id for s in first), key=int)
-    assert len(found(run, 0)[0]) == 4 and records.read(run.file(0, "fixed_pairs.jsonl"), records.FixedPair) == []
+    assert len(found(run, 0)[0]) == 4 and records.read_jsonl(run.file(0, "fixed_pairs.jsonl"), records.FixedPair) == []
 
 
 def test_without_reuse_every_iteration_has_questions_of_its_own(own_data: Callable, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_without_reuse_every_iteration_has_questions_of_its_own(own_data: Callab
         assert [len(part) for part in parts] == [size] * 3 and len(set.union(*parts)) == 3 * size
     few = opened(folder, tmp_path / "few", "data.reuse=false", "data.samples=5", "iterations=3")
     says = "data.reuse=false: data.samples=5 in each of 3 iterations is more than the 13 rows there are; lower them, or set data.reuse=true"
-    with pytest.raises(runs.RunError, match=re.escape(says)):
+    with pytest.raises(errors.RunError, match=re.escape(says)):
         data.run(few, 1)
     assert says in checks.inspect(few.params)[1]
 
@@ -129,7 +129,7 @@ def test_toybox_has_new_clips_without_reuse(tmp_path: Path) -> None:
     for run in runs_of:
         for t in (1, 2):
             data.run(run, t)
-    same, new = ([records.read(run.file(t, "samples.jsonl"), records.Sample) for t in (1, 2)] for run in runs_of)
+    same, new = ([records.read_jsonl(run.file(t, "samples.jsonl"), records.Sample) for t in (1, 2)] for run in runs_of)
     assert same[0] == same[1] == new[0] and not {s.video for s in new[1]} & {s.video for s in new[0]} and not {s.id for s in new[1]} & {s.id for s in new[0]}
 
 
@@ -139,20 +139,20 @@ def test_toybox_keeps_its_videos_and_holds_its_evaluation_out(tmp_path: Path) ->
         data.run(run, t)
     loop, again, held_out = (run.file(t, "samples.jsonl") for t in (1, 2, 0))
     assert loop.read_bytes() == again.read_bytes()
-    seen = {s.video for s in records.read(loop, records.Sample)}
-    asked = {s.video for s in records.read(held_out, records.Sample)}
-    pairs = {p.video for p in records.read(run.file(0, "fixed_pairs.jsonl"), records.FixedPair)}
+    seen = {s.video for s in records.read_jsonl(loop, records.Sample)}
+    asked = {s.video for s in records.read_jsonl(held_out, records.Sample)}
+    pairs = {p.video for p in records.read_jsonl(run.file(0, "fixed_pairs.jsonl"), records.FixedPair)}
     assert (len(seen), len(asked), len(pairs)) == (6, 5, 4) and not seen & (asked | pairs) and not asked & pairs
-    assert all((run.video_root() / name).is_file() for name in seen | asked | pairs)
+    assert all((run.videos_folder() / name).is_file() for name in seen | asked | pairs)
 
 
 def test_a_folder_without_its_file_and_one_without_a_usable_row_say_so(own_data: Callable, tmp_path: Path) -> None:
     folder, _ = own_data([{"id": "gone", "video": "nowhere", "prompt": "What?"}])
-    with pytest.raises(runs.RunError, match="no usable sample.*bad_data.jsonl"):
+    with pytest.raises(errors.RunError, match="no usable sample.*bad_data.jsonl"):
         data.run(opened(folder, tmp_path, "max_bad_share=1.0"), 1)
     (folder / "test.qa.jsonl").unlink()
     other = runs.Run.create(params.load(PRESET, [f"run={tmp_path / 'other'}", f"data={folder}"]))
-    with pytest.raises(runs.RunError, match=re.escape(f"{folder / 'test.qa.jsonl'}: no such dataset file")):
+    with pytest.raises(errors.RunError, match=re.escape(f"{folder / 'test.qa.jsonl'}: no such dataset file")):
         data.run(other, 1)
 
 
@@ -175,5 +175,5 @@ def test_several_test_files_are_read_together_under_their_sets_names(own_data: C
     for wrong, says in (("msvd.qa.jsonl,../x.jsonl", "data.test: '../x.jsonl' leads out of data.path"), (" , ", "data.test: no file")):
         with pytest.raises(params.ParamsError, match=says):
             params.load(PRESET, [f"data={folder}", f"data.test={wrong}"])
-    with pytest.raises(runs.RunError, match="two of its files are the set 'msvd'"):
+    with pytest.raises(errors.RunError, match="two of its files are the set 'msvd'"):
         data.sources(params.load(PRESET, [f"data={folder}", "data.test=msvd.qa.jsonl,sets/msvd.jsonl"]), 0)

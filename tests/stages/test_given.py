@@ -54,7 +54,7 @@ def test_two_iterations_train_on_the_data_sets_own_pairs_and_every_page_has_some
     evaluate.run(run, 0)
     executed("05_evaluation.ipynb", run, 2)
     for t in (1, 2):
-        pairs = records.read(run.file(t, "preferences.jsonl"), records.Preference)
+        pairs = records.read_jsonl(run.file(t, "preferences.jsonl"), records.Preference)
         assert [(p.chosen, p.rejected, p.margin) for p in pairs] == [(row["chosen"], row["rejected"], None) for row in PAIRS]
         assert run.file(t, "responses.jsonl").read_text() == "" == run.file(t, "contexts.jsonl").read_text()
         assert "judge.method: given" in run.done("respond", t)["warnings"][0] and run.done("look", t)["total"] == 0
@@ -73,7 +73,7 @@ def test_a_row_without_a_pair_or_with_an_equal_one_is_bad_by_cause(given_run: Ca
     assert marker["warnings"] == []
     assert marker["bad"] == {"no chosen or no rejected": 1, "chosen equals rejected": 1} and marker["total"] == 4
     assert marker["counts"]["kept"] == 2
-    assert [row["id"] for row in records.read(run.file(1, "bad_judge.jsonl"), dict)] == ["p1", "p2"]
+    assert [row["id"] for row in records.read_jsonl(run.file(1, "bad_judge.jsonl"), dict)] == ["p1", "p2"]
     assert [row["id"] for row in report.judged(run, 1).query("kept").to_dict("records")] == ["p0", "p3"]
 
 
@@ -81,7 +81,7 @@ def test_without_margins_the_first_are_kept_and_it_is_said(given_run: Callable) 
     run = given_run(PAIRS, "judge.keep_surest=0.5")
     for stage in (data, respond, judge):
         stage.run(run, 1)
-    assert [p.id for p in records.read(run.file(1, "preferences.jsonl"), records.Preference)] == ["p0", "p1"]
+    assert [p.id for p in records.read_jsonl(run.file(1, "preferences.jsonl"), records.Preference)] == ["p0", "p1"]
     assert run.done("judge", 1)["warnings"] == ["judge.keep_surest=0.5: given pairs have no margin, so the first 50% of them are kept"]
 
 
@@ -94,7 +94,7 @@ def test_what_is_not_done_does_not_count_and_what_training_rests_on_does(tmp_pat
     base = ["data=somewhere", "judge.method=given"]
 
     def key(stage: str, *more: str, t: int = 2) -> str:
-        return keys.key(params.load(PRESET, [*base, *more]), stage, t)
+        return keys.stage_key(params.load(PRESET, [*base, *more]), stage, t)
 
     for idle in ("respond.temperature=0.1", "respond.context=none", "prompts.context=Look.", "judge.orders=1", "prompts.judge_without_context={question} {first} {second}"):
         assert key("train", idle) == key("train") and key("judge", idle) == key("judge"), idle

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import pytest
 
 from isrdpo.core import records, runs
-from isrdpo.formats import video
 from isrdpo.models import local as vlmm
 from isrdpo.models import verdicts
 from isrdpo.stages import data, judge, respond
@@ -25,11 +24,11 @@ def responded(make_run: Callable) -> Callable:
 
 
 def judgments(run: runs.Run) -> list[records.Judgment]:
-    return records.read(run.file(1, "judgments.jsonl"), records.Judgment)
+    return records.read_jsonl(run.file(1, "judgments.jsonl"), records.Judgment)
 
 
 def preferences(run: runs.Run) -> list[records.Preference]:
-    return records.read(run.file(1, "preferences.jsonl"), records.Preference)
+    return records.read_jsonl(run.file(1, "preferences.jsonl"), records.Preference)
 
 
 @pytest.mark.slow
@@ -44,12 +43,12 @@ def test_killed_after_a_batch_it_ends_with_the_same_bytes(responded: Callable, k
 
 def test_every_sample_is_accounted_for_once(responded: Callable) -> None:
     run = responded("sum")
-    rows = records.read(run.file(1, "responses.jsonl"), records.Responses)
+    rows = records.read_jsonl(run.file(1, "responses.jsonl"), records.Responses)
     changed = [
         records.Responses(rows[0].id, ["Same.", "Same. "], rows[0].context, None), records.Responses(rows[1].id, ["", "b"], rows[1].context, None),
         records.Responses(rows[2].id, ["a", "b"], " ", None), *rows[3:],
     ]  # fmt: skip
-    records.write(run.file(1, "responses.jsonl"), changed)
+    records.write_jsonl(run.file(1, "responses.jsonl"), changed)
     judge.run(run, 1)
     counts, calls, kept = run.done("judge", 1)["counts"], judgments(run), preferences(run)
     assert sum(counts.values()) == 10 and (counts["ties"], counts["empty"]) == (1, 2) and counts["kept"] == len(kept)
@@ -73,9 +72,9 @@ def test_a_weak_margin_is_no_verdict(responded: Callable) -> None:
 
 def test_the_context_is_shown_to_the_judge_only_where_there_is_one(responded: Callable) -> None:
     run = responded("shown", "judge.orders=1")
-    sample = records.read(run.file(1, "samples.jsonl"), records.Sample)[0]
+    sample = records.read_jsonl(run.file(1, "samples.jsonl"), records.Sample)[0]
     model = vlmm.open_model(run.params, run.policy(1))
-    videos = model.encode([video.resolve(run.video_root(), sample.video)])
+    videos = model.encode([run.clip(sample.video)])
     scores = [
         verdicts.ask(model, run.params, [sample.id], videos, [sample.question], [["Red.", "Blue."]], [context])[0][0].scores
         for context in (None, "", "The background is black.", "The background is white.")
@@ -86,12 +85,12 @@ def test_the_context_is_shown_to_the_judge_only_where_there_is_one(responded: Ca
 @pytest.mark.parametrize("method", ["score", "generate"])
 def test_what_is_too_long_to_read_is_not_asked(responded: Callable, method: str) -> None:
     run = responded(f"long_{method}", f"judge.method={method}")
-    rows = records.read(run.file(1, "responses.jsonl"), records.Responses)
-    records.write(run.file(1, "responses.jsonl"), [records.Responses(rows[0].id, ["red " * 3000, "blue"], rows[0].context, None), *rows[1:]])
+    rows = records.read_jsonl(run.file(1, "responses.jsonl"), records.Responses)
+    records.write_jsonl(run.file(1, "responses.jsonl"), [records.Responses(rows[0].id, ["red " * 3000, "blue"], rows[0].context, None), *rows[1:]])
     judge.run(run, 1)
     first = [c for c in judgments(run) if c.id == rows[0].id]
     assert [(c.choice, c.reply, c.scores) for c in first] == [(None, verdicts.TOO_LONG, None)] * 2
-    listed = {row["id"]: row["detail"] for row in records.read(run.file(1, "bad_judge.jsonl"), dict)}
+    listed = {row["id"]: row["detail"] for row in records.read_jsonl(run.file(1, "bad_judge.jsonl"), dict)}
     assert listed[rows[0].id] == verdicts.TOO_LONG and rows[0].id not in {p.id for p in preferences(run)}
     assert {c.id for c in judgments(run)} == {r.id for r in rows}  # the others were asked all the same
 

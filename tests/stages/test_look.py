@@ -29,14 +29,14 @@ def judged(make_run: Callable):
 
 def test_the_same_pairs_without_the_description(judged: Callable) -> None:
     run = judged("judge.method=score")
-    own, again = (records.read(run.file(1, name), records.Judgment) for name in ("judgments.jsonl", CALLS))
+    own, again = (records.read_jsonl(run.file(1, name), records.Judgment) for name in ("judgments.jsonl", CALLS))
     assert {(c.id, c.order) for c in own} == {(c.id, c.order) for c in again} and own
     assert [c.scores for c in own] != [c.scores for c in again], "the description was read all the same"
 
 
 def test_heat_maps_and_their_control(judged: Callable) -> None:
     run = judged("judge.method=score", "look.examples=2")
-    rows = records.read(run.file(1, "looks.jsonl"), dict)
+    rows = records.read_jsonl(run.file(1, "looks.jsonl"), dict)
     assert len({row["id"] for row in rows}) == 2 and len(rows) == 8
     for row in rows:
         heat = torch.tensor(row["heat"])
@@ -48,12 +48,12 @@ def test_heat_maps_and_their_control(judged: Callable) -> None:
 def test_looking_touches_no_other_row(judged: Callable) -> None:
     run = judged()
     assert all(key(run.params, "train") == key(run.params.override("look", {"examples": 0, "without_context": False}), "train") for key in [
-        lambda params, stage: keys.key(params, stage, 2)])  # fmt: skip
+        lambda params, stage: keys.stage_key(params, stage, 2)])  # fmt: skip
     before = run.file(1, "judgments.jsonl").read_bytes()
     run.update(run.params.override("look", {"examples": 1}), redo=True)
     assert run.done("judge", 1) and not run.done("look", 1)
     look.run(run, 1)
-    assert run.file(1, "judgments.jsonl").read_bytes() == before and len({r["id"] for r in records.read(run.file(1, "looks.jsonl"), dict)}) == 1
+    assert run.file(1, "judgments.jsonl").read_bytes() == before and len({r["id"] for r in records.read_jsonl(run.file(1, "looks.jsonl"), dict)}) == 1
 
 
 def test_switched_off_it_leaves_nothing(judged: Callable) -> None:
@@ -63,7 +63,7 @@ def test_switched_off_it_leaves_nothing(judged: Callable) -> None:
 
 def test_without_a_description_there_is_no_second_pass(judged: Callable) -> None:
     run = judged("respond.context=none")
-    assert not run.file(1, CALLS).exists() and {row["judged"] for row in records.read(run.file(1, "looks.jsonl"), dict)} == {"without", "without, blanked"}
+    assert not run.file(1, CALLS).exists() and {row["judged"] for row in records.read_jsonl(run.file(1, "looks.jsonl"), dict)} == {"without", "without, blanked"}
 
 
 def test_a_policy_that_is_gone_is_said(judged: Callable) -> None:
@@ -82,11 +82,11 @@ def test_the_gradient_is_the_verdicts_own(judged: Callable) -> None:
     """To first order the log-odds move by what the map says, when a frame is moved a little towards blank."""
     run = judged()
     model = vlmm.open_model(run.params.override("model", {"dtype": "float32"}), run.policy(1))
-    sample = records.read(run.file(1, "samples.jsonl"), records.Sample)[0]
-    pixels = model.processor.pixels(video.read(video.resolve(run.video_root(), sample.video), 4).frames)
+    sample = records.read_jsonl(run.file(1, "samples.jsonl"), records.Sample)[0]
+    pixels = model.processor.pixels(video.read(run.clip(sample.video), 4).frames)
     blank, prompt = torch.zeros_like(pixels), "Response A: x Response B: y Which response is better, A or B?"
     odds, whole = model.gradient(pixels, blank, prompt, 1)
-    features = model.encode([Path(video.resolve(run.video_root(), sample.video))])
+    features = model.encode([Path(run.clip(sample.video))])
     chosen = model.choose(features, [prompt])[0]
     assert odds == pytest.approx(float(chosen[1] - chosen[0]), abs=1e-4)
     step = 1e-2

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from isrdpo.core import records, runs
+from isrdpo.core import errors, records, runs
 from isrdpo.models import local as vlmm
 from isrdpo.stages import data, evaluate, judge, respond, train
 
@@ -14,7 +14,7 @@ FILES = ("contexts.jsonl", "responses.jsonl")
 
 
 def answered(run: runs.Run, t: int = 1) -> list[records.Responses]:
-    return records.read(run.file(t, "responses.jsonl"), records.Responses)
+    return records.read_jsonl(run.file(t, "responses.jsonl"), records.Responses)
 
 
 def until_second(run: runs.Run) -> None:
@@ -42,7 +42,7 @@ def test_either_file_lost_is_made_again(make_run: Callable, lost: str) -> None:
     data.run(run, 1)
     respond.run(run, 1)
     before = {name: run.file(1, name).read_bytes() for name in FILES}
-    run.marker("respond", 1).unlink()
+    run.marker_path("respond", 1).unlink()
     run.file(1, lost).unlink()
     respond.run(run, 1)
     assert before == {name: run.file(1, name).read_bytes() for name in FILES}
@@ -52,7 +52,7 @@ def test_rows_are_in_the_samples_order_and_new_each_iteration(make_run: Callable
     run = make_run("order", "respond.context=fresh")
     until_second(run)
     respond.run(run, 2)
-    samples = records.read(run.file(1, "samples.jsonl"), records.Sample)
+    samples = records.read_jsonl(run.file(1, "samples.jsonl"), records.Sample)
     first, second = answered(run, 1), answered(run, 2)
     assert [r.id for r in first] == [s.id for s in samples] == [r.id for r in second]
     assert all(r.responses[0] != r.responses[1] for r in first)  # two draws, not one
@@ -65,7 +65,7 @@ def test_one_description_a_video_shared_by_its_questions(own_data: Callable, mak
     run = make_run("shared", f"data={folder}", "data.samples=0")
     data.run(run, 1)
     respond.run(run, 1)
-    contexts = {row["video"]: row["context"] for row in records.read(run.file(1, "contexts.jsonl"), dict)}
+    contexts = {row["video"]: row["context"] for row in records.read_jsonl(run.file(1, "contexts.jsonl"), dict)}
     assert list(contexts) == [f"{name}.mp4" for name in names[:2]] and run.done("respond", 1)["counts"]["described"] == 2
     assert [r.context for r in answered(run)] == [contexts[f"{names[n % 2]}.mp4"] for n in range(7)]
 
@@ -74,12 +74,12 @@ def test_a_missing_description_names_the_samples_and_what_to_do(make_run: Callab
     run = make_run("back")
     until_second(run)
     path = run.file(1, "contexts.jsonl")
-    records.write(path, records.read(path, dict)[3:])
+    records.write_jsonl(path, records.read_jsonl(path, dict)[3:])
     wanted = f"{path}: 3 of 10 samples have no description of iteration 1 to look back at (loop-0-00000, loop-0-00001, loop-0-00002); remove {run.iteration(1)} "
-    with pytest.raises(runs.RunError, match=re.escape(wanted) + ".*respond.context=fresh"):
+    with pytest.raises(errors.RunError, match=re.escape(wanted) + ".*respond.context=fresh"):
         respond.run(run, 2)
     path.unlink()
-    with pytest.raises(runs.RunError, match=r"10 of 10 samples .*loop-0-00004, \.\.\.\)"):
+    with pytest.raises(errors.RunError, match=r"10 of 10 samples .*loop-0-00004, \.\.\.\)"):
         respond.run(run, 2)
     assert not run.done("respond", 2) and not run.file(2, "responses.jsonl").exists()
 
@@ -88,10 +88,10 @@ def test_an_empty_description_is_looked_back_at_and_said(make_run: Callable) -> 
     run = make_run("empty")
     until_second(run)
     path = run.file(1, "contexts.jsonl")
-    rows = records.read(path, dict)
-    records.write(path, [rows[0] | {"context": " "}, *rows[1:]])
+    rows = records.read_jsonl(path, dict)
+    records.write_jsonl(path, [rows[0] | {"context": " "}, *rows[1:]])
     respond.run(run, 2)
-    marker, second = run.done("respond", 2), records.read(run.file(2, "contexts.jsonl"), dict)
+    marker, second = run.done("respond", 2), records.read_jsonl(run.file(2, "contexts.jsonl"), dict)
     assert second[0]["previous_context"] == " " and marker["counts"]["empty_previous"] == 1
     assert marker["warnings"] == ["1 of 10 descriptions looked back at an empty one"]
 
@@ -106,7 +106,7 @@ def test_empty_responses_and_contexts_are_bad_samples(make_run: Callable, tmp_pa
     with run.stage("respond", 1) as stage:
         stage.total = 4
         respond.count(stage, rows, [])
-    assert records.read(run.file(1, "bad_respond.jsonl"), dict) == [
+    assert records.read_jsonl(run.file(1, "bad_respond.jsonl"), dict) == [
         {"id": "mute", "cause": "empty response", "detail": ""}, {"id": "blind", "cause": "empty context", "detail": ""},
     ]  # fmt: skip
 
@@ -118,14 +118,14 @@ def test_new_videos_are_described_first_by_the_policy_before(make_run: Callable,
         for stage in (data, respond, judge, train, evaluate):
             stage.run(run, t)
     assert [run.file(t, "policy").is_dir() for t in (1, 2, 3)] == [False, True, True], "the one that was needed in iteration 3 was kept until then"
-    videos = [[s.video for s in records.read(run.file(t, "samples.jsonl"), records.Sample)] for t in (1, 2, 3)]
+    videos = [[s.video for s in records.read_jsonl(run.file(t, "samples.jsonl"), records.Sample)] for t in (1, 2, 3)]
     assert all(len(part) == 6 for part in videos) and len({name for part in videos for name in part}) == 18
     assert not run.file(1, "previous_contexts.jsonl").exists()
-    before = {row["video"]: row["context"] for row in records.read(run.file(2, "previous_contexts.jsonl"), dict)}
+    before = {row["video"]: row["context"] for row in records.read_jsonl(run.file(2, "previous_contexts.jsonl"), dict)}
     assert list(before) == videos[1]
-    assert {row["video"]: row["previous_context"] for row in records.read(run.file(2, "contexts.jsonl"), dict)} == before
+    assert {row["video"]: row["previous_context"] for row in records.read_jsonl(run.file(2, "contexts.jsonl"), dict)} == before
     base = vlmm.open_model(run.params, run.policy(1))
-    said = base.generate(base.encode([run.video_root() / name for name in videos[1]]), [run.params.prompts.context] * 6, max_new_tokens=8)
+    said = base.generate(base.encode([run.videos_folder() / name for name in videos[1]]), [run.params.prompts.context] * 6, max_new_tokens=8)
     assert list(before.values()) == said
     for stage in (data, respond, judge, train, evaluate):
         stage.run(broken, 1)

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import transformers as tf
 
-from isrdpo.core import folders, metrics, records
+from isrdpo.core import errors, metrics, records
 from isrdpo.core.records import Score
 from isrdpo.formats import predictions
 from isrdpo.reports import compare, summary
@@ -55,8 +55,8 @@ def test_every_answer_is_scored_once_and_no_key_is_anywhere(answered: Callable) 
     with serving(polite) as server:
         run = answered("scored", *ASKED, f"score.base_url={server.url}")
         score.run(run, 0)
-        answers = records.read(run.file(0, "answers.jsonl"), records.Answer)
-        rows = records.read(run.file(0, "scores.jsonl"), Score)
+        answers = records.read_jsonl(run.file(0, "answers.jsonl"), records.Answer)
+        rows = records.read_jsonl(run.file(0, "scores.jsonl"), Score)
         spoken = [a for a in answers if a.response.strip()]
         assert len(rows) == len(server.asked) == len(answers) + len(spoken)
         assert {r.version for r in rows} == {"scripted-2026-01-01"} and {r.scorer for r in rows} == {"gpt-test"}
@@ -73,8 +73,8 @@ def test_every_answer_is_scored_once_and_no_key_is_anywhere(answered: Callable) 
 
 def test_prediction_files_are_the_references_and_come_back_as_they_went(answered: Callable) -> None:
     run = answered("files")
-    answers, samples = records.read(run.file(0, "answers.jsonl"), records.Answer), {s.id: s for s in records.read(run.file(0, "samples.jsonl"), records.Sample)}
-    rows = [row for path in run.file(0, "predictions").iterdir() for row in records.read(path, dict)]
+    answers, samples = records.read_jsonl(run.file(0, "answers.jsonl"), records.Answer), {s.id: s for s in records.read_jsonl(run.file(0, "samples.jsonl"), records.Sample)}
+    rows = [row for path in run.file(0, "predictions").iterdir() for row in records.read_jsonl(path, dict)]
     assert {tuple(row) for row in rows} == {("id", "modal_path", "query", "answer", "modal_type", "video_decode_backend", "temperature", "top_p", "max_new_tokens", "model_prediction")}
     back = {row.id: row for row in score.answered(run, 0)}
     assert {i: (row.question, row.answer, row.response, row.caption) for i, row in back.items()} == {
@@ -85,13 +85,13 @@ def test_prediction_files_are_the_references_and_come_back_as_they_went(answered
 def test_old_predictions_are_left_out_as_the_reference_leaves_them_out(tmp_path: Path) -> None:
     row = {"id": "1", "modal_path": "/mnt/frames/v1.mp4", "query": "Q?", "answer": "A", "model_prediction": {"status": "success", "message": "P"}}
     rows = [row, row | {"id": 2, "modal_path": "x/other"}, row | {"id": "3", "model_prediction": {"status": "error", "message": "boom"}}]
-    records.write(tmp_path / "p.jsonl", rows)
+    records.write_jsonl(tmp_path / "p.jsonl", rows)
     made, out = predictions.read(tmp_path / "p.jsonl", "msvd", {"v1": "C"})
     assert [(p.id, p.caption) for p in made] == [("1", "C")] and out == 2
     made, out = predictions.read(tmp_path / "p.jsonl", "msvd.official", {})
     assert [(p.id, p.caption) for p in made] == [("1", ""), ("2", "")] and out == 1
     for bad, why in (({"id": "1"}, "no 'model_prediction'"), (row | {"query": ["x"]}, "is not text"), (row | {"model_prediction": "P"}, "not a prediction")):
-        records.write(tmp_path / "bad.jsonl", [row, bad])
+        records.write_jsonl(tmp_path / "bad.jsonl", [row, bad])
         with pytest.raises(records.RecordError, match=f"row 2: .*{why}|row 2: not a prediction"):
             predictions.read(tmp_path / "bad.jsonl", "msvd", {})
 
@@ -108,7 +108,7 @@ def test_busy_and_broken_servers_are_asked_again(answered: Callable) -> None:
     with serving(lambda body: next(broken, None) or polite(body)) as server:
         run = answered("busy", *ASKED, f"score.base_url={server.url}", "score.retries=2", "score.concurrency=1")
         score.run(run, 0)
-    rows = records.read(run.file(0, "scores.jsonl"), Score)
+    rows = records.read_jsonl(run.file(0, "scores.jsonl"), Score)
     assert len({(r.id, r.protocol) for r in rows}) == len(rows) == len(server.asked) - 4
     assert run.done("score", 0)["bad"] == {}
 
@@ -123,9 +123,9 @@ def test_what_fails_twice_is_a_bad_sample_never_a_score_and_asked_again_later(an
         run = answered("failing", *ASKED, f"score.base_url={server.url}", "score.hallucination=false", "score.concurrency=2")
         asked = f"**: {score.answered(run, 0)[2].question}\n"
         several = sum(f"**: {row.question}\n" == asked for row in score.answered(run, 0))
-        with pytest.raises(folders.BadShare, match=r"not scored.*mend them"):
+        with pytest.raises(errors.BadShare, match=r"not scored.*mend them"):
             score.run(run, 0)
-        assert len(records.read(run.file(0, "scores.jsonl"), Score)) == 6 - several and len(server.asked) == 6 + several
+        assert len(records.read_jsonl(run.file(0, "scores.jsonl"), Score)) == 6 - several and len(server.asked) == 6 + several
         assert KEY not in run.file(0, "bad_score.jsonl").read_text() and "BadRequest" in run.file(0, "bad_score.jsonl").read_text()
         run.update(run.params.override("", {"max_bad_share": 1.0}))
         score.run(run, 0)
@@ -133,7 +133,7 @@ def test_what_fails_twice_is_a_bad_sample_never_a_score_and_asked_again_later(an
         assert scores.read(run.file(0, "scores.csv"))["failed"].max() == several
         down[0], before = False, len(server.asked)
         score.again(run, run.params, 0, redo=False)
-        assert len(server.asked) == before + several and run.done("score", 0)["bad"] == {} and len(records.read(run.file(0, "scores.jsonl"), Score)) == 6
+        assert len(server.asked) == before + several and run.done("score", 0)["bad"] == {} and len(records.read_jsonl(run.file(0, "scores.jsonl"), Score)) == 6
 
 
 def test_a_reply_without_text_is_a_failure_and_an_unreadable_one_is_counted(answered: Callable) -> None:
@@ -150,19 +150,19 @@ def test_a_reply_without_text_is_a_failure_and_an_unreadable_one_is_counted(answ
 def test_where_nothing_can_succeed_it_stops_at_once_in_one_line(answered: Callable, status: int) -> None:
     with serving(lambda body: status) as server:
         run = answered("stop", *ASKED, f"score.base_url={server.url}", "score.concurrency=1")
-        with pytest.raises(folders.RunError, match="model gpt-test") as error:
+        with pytest.raises(errors.RunError, match="model gpt-test") as error:
             score.run(run, 0)
         assert "\n" not in str(error.value) and KEY not in str(error.value) and len(server.asked) <= 2
 
 
 def test_no_server_no_key_no_model_are_one_line(answered: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     run = answered("none", *ASKED, "score.base_url=http://127.0.0.1:9/v1")
-    with pytest.raises(folders.RunError, match=r"127\.0\.0\.1:9.*APIConnectionError"):
+    with pytest.raises(errors.RunError, match=r"127\.0\.0\.1:9.*APIConnectionError"):
         score.run(run, 0)
     monkeypatch.delenv("OPENAI_API_KEY")
-    with pytest.raises(folders.RunError, match="OPENAI_API_KEY holds no key"):
+    with pytest.raises(errors.RunError, match="OPENAI_API_KEY holds no key"):
         scorers.opened(run.params.override("score", {"base_url": None}).score)
-    with pytest.raises(folders.RunError, match=r"score.model: ./not/there"):
+    with pytest.raises(errors.RunError, match=r"score.model: ./not/there"):
         scorers.opened(run.params.override("score", {"scorer": "local", "model": "./not/there"}).score)
 
 
@@ -170,7 +170,7 @@ def test_twenty_failures_in_a_row_end_it(tmp_path: Path) -> None:
     rows = [predictions.Prediction(str(i), "s", "Q", "A", "P", "C") for i in range(60)]
     with serving(lambda body: 500) as server:
         settings = scored_by(server)
-        with pytest.raises(folders.RunError, match="20 requests failed one after another"):
+        with pytest.raises(errors.RunError, match="20 requests failed one after another"):
             score.ask(score.requests(rows, settings.score), records.BatchLog(tmp_path / "scores.jsonl", Score, 1), settings)
     assert len(server.asked) < 40
 
@@ -187,14 +187,14 @@ def test_killed_and_started_again_it_asks_only_what_is_left(answered: Callable) 
     with serving(lambda body: polite(body) if next(numbers) != 4 else dead.wait(60) and polite(body)) as server:
         run = answered("killed", *ASKED, f"score.base_url={server.url}", "score.concurrency=1")
         journal = run.file(0, ".scores.jsonl.journal")
-        with subprocess.Popen([sys.executable, "-m", "isrdpo.score", "--run", str(run.folder), "--iteration", "0"]) as child:
+        with subprocess.Popen([sys.executable, "-m", "isrdpo.stages.score", "--run", str(run.folder), "--iteration", "0"]) as child:
             while child.poll() is None and not (len(server.asked) == 4 and journal.read_text().count("\n") == 3):
                 time.sleep(0.01)
             child.kill()
         assert child.returncode == -9
         dead.set()
         score.run(run, 0)
-    rows = records.read(run.file(0, "scores.jsonl"), Score)
+    rows = records.read_jsonl(run.file(0, "scores.jsonl"), Score)
     assert len(rows) == len({(row.id, row.protocol) for row in rows}) > 4
     assert len(server.asked) == len(rows) + 1, "only the one that had no reply was asked twice"
 
@@ -211,10 +211,10 @@ def test_a_run_that_was_not_scored_can_be_and_what_was_is_not_lost(answered: Cal
         run.override("score", {"scorer": "openai", "base_url": server.url})
         assert not run.done("score", 0) and run.done("evaluate", 0)
         score.run(run, 0)
-        with pytest.raises(folders.RunError, match=r"score\.model changed, and stage score of iteration 0 made under the old value"):
+        with pytest.raises(errors.RunError, match=r"score\.model changed, and stage score of iteration 0 made under the old value"):
             run.override("score", {"model": "another"})
     asked = len(server.asked)
-    assert len(records.read(run.file(0, "scores.jsonl"), Score)) == asked
+    assert len(records.read_jsonl(run.file(0, "scores.jsonl"), Score)) == asked
     run.override("score", {"base_url": "http://127.0.0.1:9/v1", "concurrency": 1})
     score.run(run, 0)
     assert run.done("score", 0), "a server that moved to another port scores on"
@@ -223,10 +223,10 @@ def test_a_run_that_was_not_scored_can_be_and_what_was_is_not_lost(answered: Cal
 def test_old_predictions_from_the_command_line(tmp_path: Path) -> None:
     for name, caption in (("msvd.qa.jsonl", {"caption": "A red cube falls."}), ("msvd.qa.official.jsonl", {})):
         talk = [{"from": "human", "value": "<video>\nWhat falls?"}, {"from": "gpt", "value": "A cube."}]
-        records.write(tmp_path / name, [{"id": str(n), "video": f"test/msvd/v{n}", "conversations": talk} | caption for n in range(3)])
+        records.write_jsonl(tmp_path / name, [{"id": str(n), "video": f"test/msvd/v{n}", "conversations": talk} | caption for n in range(3)])
     said = {"status": "success", "message": "A red cube."}
     rows = [{"id": str(n), "modal_path": f"/a/v{n}", "query": "What falls?", "answer": "A cube.", "model_prediction": said} for n in range(4)]
-    records.write(tmp_path / "preds.jsonl", rows)
+    records.write_jsonl(tmp_path / "preds.jsonl", rows)
 
     def command(test: str, *more: str) -> subprocess.CompletedProcess:
         return isrdpo("score", str(tmp_path / "preds.jsonl"), "--test", str(tmp_path / test), "--to", str(tmp_path / "out"), *more)
@@ -246,7 +246,7 @@ def test_old_predictions_from_the_command_line(tmp_path: Path) -> None:
         server.version = "scripted-2027"
         other = command("msvd.qa.jsonl", "scorer=openai", "model=other", f"base_url={server.url}")
         assert other.returncode == 1 and "scored by gpt-test already" in other.stderr and len(server.asked) == 10
-        records.write(tmp_path / "preds.jsonl", [r | {"model_prediction": said | {"message": "A blue cube."}} for r in rows])
+        records.write_jsonl(tmp_path / "preds.jsonl", [r | {"model_prediction": said | {"message": "A blue cube."}} for r in rows])
         other = command("msvd.qa.jsonl", *given)
         assert other.returncode == 1 and "holds scores of other answers (first: msvd, 0)" in other.stderr and len(server.asked) == 10
     table = scores.read(tmp_path / "out/scores.csv").set_index("set")
@@ -264,7 +264,7 @@ def test_two_scorers_agreement_by_hand(tmp_path: Path) -> None:
     assert list(found[["both_right", "both_wrong", "only_first", "only_second"]]) == [20, 15, 5, 10]
     assert found["kappa"] == pytest.approx(0.4) and found["difference"] == pytest.approx(0.1) and (found["first"], found["second"]) == ("v1", "v2")
     for name, rows in (("a", one), ("b", other), ("c", other[1:])):
-        records.write(tmp_path / f"{name}.jsonl", rows)
+        records.write_jsonl(tmp_path / f"{name}.jsonl", rows)
     made = isrdpo("agreement", str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"), "--to", str(tmp_path / "t.csv"))
     assert "all: 50 answers; v1 0.50" in made.stdout and "kappa 0.40" in made.stdout and len(pd.read_csv(tmp_path / "t.csv")) == 2
     assert "not of the same answers" in isrdpo("agreement", str(tmp_path / "a.jsonl"), str(tmp_path / "c.jsonl")).stderr
@@ -289,8 +289,8 @@ def unknown(run) -> None:
     """Takes the facts from a run's answers, as a real data set has none."""
     path, figures = run.file(0, "answers.jsonl"), run.file(0, "eval.json")
     rows = [json.loads(line) | {"truth": None} for line in path.read_text().splitlines()]
-    records.write(path, rows)
-    records.write_json(figures, records.read_json(figures) | metrics.answers(rows))
+    records.write_jsonl(path, rows)
+    records.write_json(figures, records.read_json(figures) | metrics.answer_figures(rows))
 
 
 def test_where_facts_are_not_known_the_scorer_says_what_is_right_and_two_scorers_are_not_compared(answered: Callable) -> None:
@@ -309,7 +309,7 @@ def test_where_facts_are_not_known_the_scorer_says_what_is_right_and_two_scorers
     if table["claims"].notna().any():
         assert last["hallucination"] == 0.5 and last["claims_per_answer"] == 2
     assert compare.said_by(compare.results(made[:1])) == "What is right and which claims have no support is one's word, not the facts'."
-    with pytest.raises(folders.RunError, match=r"different scorers.*one .*two "):
+    with pytest.raises(errors.RunError, match=r"different scorers.*one .*two "):
         compare.questions(made)
 
 
@@ -327,7 +327,7 @@ def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_local_scorer_resumes_and_its_answers_cannot_end_a_turn(answered: Callable, text_model: Path) -> None:
     run = answered("local", "score.scorer=local", f"score.model={text_model}", "score.max_new_tokens=4", "score.concurrency=4", "max_bad_share=1.0")
     score.run(run, 0)
-    rows = records.read(run.file(0, "scores.jsonl"), Score)
+    rows = records.read_jsonl(run.file(0, "scores.jsonl"), Score)
     assert {r.version for r in rows} == {"tiny-llama"} and len(rows) >= 6
     assert {r.parsed_by for r in rows} <= {"pattern", "majority", "mean", "none"} and run.done("score", 0)["counts"]["fallbacks"] > 0
     scorer = scorers.opened(run.params.score, "cpu")
@@ -360,7 +360,7 @@ def test_a_server_that_is_not_ours(answered: Callable, transformers_server: str,
     monkeypatch.delenv("OPENAI_API_KEY")
     run = answered("served", "score.scorer=openai", f"score.model={text_model}", f"score.base_url={transformers_server}", "score.max_new_tokens=4", "max_bad_share=1.0")
     score.run(run, 0)
-    rows = records.read(run.file(0, "scores.jsonl"), Score)
+    rows = records.read_jsonl(run.file(0, "scores.jsonl"), Score)
     assert len(rows) >= 6 and all("tiny-llama" in r.version for r in rows) and run.done("score", 0)["bad"] == {}
 
 

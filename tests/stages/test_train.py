@@ -16,7 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from isrdpo.core import params, records
-from isrdpo.core.runs import Run, RunError
+from isrdpo.core.errors import RunError
+from isrdpo.core.runs import Run
 from isrdpo.models import dpo, hound
 from isrdpo.models import local as vlmm
 from isrdpo.stages import train
@@ -48,7 +49,7 @@ def finish(run: Run, iteration: int, rows: list[records.Preference] | None = Non
     for name in ("data", "respond", "judge"):
         with run.stage(name, iteration) as stage:
             if name == "judge":
-                records.write(stage.path("preferences.jsonl"), preferences() if rows is None else rows)
+                records.write_jsonl(stage.path("preferences.jsonl"), preferences() if rows is None else rows)
 
 
 def table(run: Run, iteration: int) -> list[dict[str, float]]:
@@ -96,7 +97,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(world: Path, tmp_p
     whole, killed = (make_run(world, tmp_path / name, *settings) for name in ("whole", "killed"))
     for run in (whole, killed):
         finish(run, 1)
-    command = [sys.executable, "-m", "isrdpo.train", "--run", str(killed.folder), "--iteration", "1"]
+    command = [sys.executable, "-m", "isrdpo.stages.train", "--run", str(killed.folder), "--iteration", "1"]
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     child = subprocess.Popen(command, cwd=PRESET.parent.parent, env=environment)
     checkpoints = killed.file(1, "checkpoints")
@@ -132,7 +133,7 @@ def test_it_goes_on_from_a_checkpoint_of_its_own_rows_only(world: Path, tmp_path
         patch.setattr(dpo, "fit", interrupted)
         train.run(run, 1)
     assert [path.name for path in run.file(1, "checkpoints").glob("checkpoint-*")] == ["checkpoint-4"]
-    records.write(run.file(1, "preferences.jsonl"), preferences(7))
+    records.write_jsonl(run.file(1, "preferences.jsonl"), preferences(7))
     train.run(run, 1)
     assert len(table(run, 1)) == 4 and run.done("train", 1)["counts"]["pairs"] == 7
 
@@ -206,7 +207,7 @@ def test_older_policies_go_once_they_are_evaluated(world: Path, tmp_path: Path) 
         pass
     train.run(run, 3)
     assert kept() == [3]
-    run.marker("train", 3).unlink()
+    run.marker_path("train", 3).unlink()
     with pytest.raises(RunError, match=r"policy of iteration 3 is gone.*run the train stage of iteration 2 again"):
         train.run(run, 3)
 

@@ -1,0 +1,36 @@
+"""Progress bars and durations, as a person reads them."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def progress_bar(iterable: Iterable[T], total: int | None, label: str) -> Iterator[T]:
+    """Iterate with a bar: a widget in a notebook, a line in a terminal, nothing in a pipe.
+
+    `total` may be None where it is not known: then the bar only counts.
+    """
+    from tqdm.auto import tqdm
+
+    in_notebook = "ipykernel" in sys.modules
+    return iter(tqdm(iterable, total=total, desc=label, disable=not in_notebook and not sys.stderr.isatty()))
+
+
+def format_duration(seconds: float) -> str:
+    """Minutes and seconds, as in 4:05; with hours in front where there are any."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}:{rest:02}"
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def format_time_left(elapsed: float, done: int, total: int) -> str:
+    """How long the rest takes at the pace so far; empty before the first step and after the last one.
+
+    `elapsed` is in seconds; `done` and `total` count equal steps.
+    """
+    if not 0 < done < total:
+        return ""
+    return f"about {format_duration(elapsed * (total - done) / done)} left"
