@@ -167,6 +167,7 @@ class Params:
     """One run's parameters. `run`: its folder; `seed`: of every draw; `iterations`: N."""
 
     run: str
+    arm: str
     seed: int
     iterations: int
     max_bad_share: float
@@ -186,7 +187,7 @@ class Params:
     @classmethod
     def from_file(cls, path: Path) -> "Params":
         """The parameters that a run keeps: every key, nothing from base.yaml. Raises ParamsError."""
-        return build(read_file(path), where=f"{path}: ")
+        return build({"arm": ""} | read_file(path), where=f"{path}: ")  # a run made before `arm` has none
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
