@@ -284,7 +284,7 @@ def score(given: argparse.Namespace) -> None:
     if given.iteration is None:
         raise errors.RunError(f"score {given.what}: which iteration? give --iteration 0 (the base) to N")
     made = runs.Run.open(given.what)
-    settings = params.changed(made.params, overrides)
+    settings = params.change(made.params, overrides)
     if settings.score.scorer == "none":
         raise errors.RunError(f"score {given.what}: by whom? give scorer=openai or scorer=local, and model=...")
     if given.dry_run:

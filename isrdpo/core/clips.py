@@ -1,4 +1,6 @@
-"""From the name of a video in a row to its file or folder of frames, which never lies outside the folder of videos."""
+"""From the name of a video in a row to its file or folder of frames, which never lies outside the folder of
+videos.
+"""
 
 from pathlib import Path
 
@@ -9,7 +11,8 @@ PICTURES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
 
 
 def find_clip(root: Path, name: str) -> Path:
-    """The file or folder of frames that `name` stands for under `root`, with or without the extension it should have.
+    """The file or folder of frames that `name` stands for under `root`, with or without the extension it
+    should have.
 
     Raises VideoError where there is none, and where the path or a link in it leads out of `root`.
     """
@@ -43,4 +46,6 @@ def frame_files(folder: Path) -> list[Path]:
     """A folder's frames in lexicographic order; none where it is no folder."""
     if not folder.is_dir():
         return []
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES and file.name[0] != ".")
+    return sorted(
+        file for file in folder.iterdir() if file.suffix.lower() in PICTURES and file.name[0] != "."
+    )

@@ -33,7 +33,10 @@ def is_expected(error: BaseException) -> bool:
 
 
 def message_of(error: BaseException) -> str:
-    """The line of an expected error. One of the file system begins with the file's name, as the project's own do."""
+    """The line of an expected error.
+
+    One of the file system begins with the file's name, as the project's own do.
+    """
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error)

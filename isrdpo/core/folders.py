@@ -1,4 +1,6 @@
-"""Folders and files: what a path counts from, how a file is written whole or not at all, and who may write in a run."""
+"""Folders and files: what a path counts from, how a file is written whole or not at all, and who may write
+in a run.
+"""
 
 import os
 import shutil
@@ -16,18 +18,24 @@ LOCK_SECONDS = 10  # how long to wait for a lock: a killed kernel lives on for a
 
 
 def project_root() -> Path:
-    """The folder that holds `params/` and `notebooks/`: the one above the package, else one above the working directory.
+    """The folder that holds `params/` and `notebooks/`: the one above the package, else one above the
+    working directory.
 
     Raises RunError where there is none.
     """
     for folder in (PACKAGE.parent, Path.cwd(), *Path.cwd().parents):
         if (folder / "params" / "base.yaml").is_file():
             return folder.resolve()
-    raise RunError(f"{Path.cwd()}: no folder here holds params/base.yaml and notebooks/; run from inside a clone")
+    raise RunError(
+        f"{Path.cwd()}: no folder here holds params/base.yaml and notebooks/; run from inside a clone"
+    )
 
 
 def resolve(path: str | Path) -> Path:
-    """The absolute path of what a user gives. A relative one counts from the project's root, since kernels start in notebooks/."""
+    """The absolute path of what a user gives.
+
+    A relative one counts from the project's root, since kernels start in notebooks/.
+    """
     path = Path(path).expanduser()
     return path.resolve() if path.is_absolute() else (project_root() / path).resolve()
 
@@ -39,7 +47,9 @@ def display_path(path: Path) -> str:
 
 
 def checkpoint_path(name: str) -> str:
-    """What `model.path` stands for: the shipped base for `toybox`, the folder where there is one, else a hub id as it is."""
+    """Resolve `model.path`: the shipped base for `toybox`, the folder where there is one, else a
+    hub id as it is.
+    """
     if name == "toybox":
         return str(TOYBOX_BASE)
     folder = resolve(name)
@@ -52,20 +62,28 @@ def nearest_folder(path: Path) -> Path:
 
 
 def create_run_folder(folder: Path) -> None:
-    """Make a folder for a run. Raises RunError where the folder holds files of something else, which a stage could remove."""
+    """Make a folder for a run.
+
+    Raises RunError where the folder holds files of something else, which a stage could remove.
+    """
     if folder.is_file():
         raise RunError(f"{display_path(folder)}: a file, not a folder; give a new or empty folder as run=...")
     others = [p.name for p in folder.iterdir() if not p.name.startswith(".")] if folder.is_dir() else []
     others = sorted(name for name in others if name != "provenance.json")
     if others:
         names = ", ".join(others[:3])
-        raise RunError(f"{display_path(folder)}: not a run (it holds {names}); give a new or empty folder as run=...")
+        raise RunError(
+            f"{display_path(folder)}: not a run (it holds {names}); give a new or empty folder as run=..."
+        )
     folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to. It is flushed to disk and renamed to `path` when the block ends well, else removed."""
+    """A path beside `path` to write to.
+
+    It is flushed to disk and renamed to `path` when the block ends well, else removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -78,7 +96,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder` to fill. It is flushed to disk and takes the place of `folder` when the block ends well.
+    """An empty folder beside `folder` to fill. It is flushed to disk and takes the place of `folder` when
+    the block ends well.
 
     The old folder stays until then. What a killed process left of an earlier try is removed first.
     """

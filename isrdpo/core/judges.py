@@ -1,4 +1,6 @@
-"""Who may judge the pairs (`judge.method`), and what each judge needs; `stages/judge.py` says how each one decides."""
+"""Who may judge the pairs (`judge.method`), and what each judge needs; `stages/judge.py` says how each one
+decides.
+"""
 
 from dataclasses import dataclass
 
@@ -8,11 +10,11 @@ class Judge:
     """What a judge needs, and what follows from that for the other stages.
 
     `asks_policy`: the verdicts are the policy's own, so the policy is loaded and a description helps.
-    `has_margin`: a verdict comes with log-odds.
-    `needs_facts`: only samples whose facts are known can be judged (Toybox).
-    `needs_responses`: pairs are the policy's responses; else they are the data set's own chosen and rejected.
-    `arm`: the name of an experiment that this judge makes by itself; empty where the description decides the name.
-    `parameters`: the only parameters of the judge stage that matter to its rows; None: all of them do.
+    `has_margin`: a verdict comes with log-odds. `needs_facts`: only samples whose facts are known can be
+    judged (Toybox). `needs_responses`: pairs are the policy's responses; else they are the data set's own
+    chosen and rejected. `arm`: the name of an experiment that this judge makes by itself; empty where the
+    description decides the name. `parameters`: the only parameters of the judge stage that matter to its
+    rows; None: all of them do.
     """
 
     asks_policy: bool = False

@@ -1,9 +1,11 @@
-"""Pure functions from rows to figures: length, hallucination, verdicts, agreement; each with a 95 % interval.
+"""Pure functions from rows to figures: length, hallucination, verdicts, agreement; each with a 95 %
+interval.
 
-A figure is an `Interval`: its value with the interval's two ends, all None where nothing was counted. Shares have Wilson
-intervals; means and ratios have percentile bootstraps over rows, from a fixed generator, so that a page is drawn the same each
-time. These intervals are of one run: they say how well its questions fix the figure, not what another seed would give. Means
-over seeds have intervals of their own: `over_seeds`, `nested_bootstrap`, `paired_bootstrap`.
+A figure is an `Interval`: its value with the interval's two ends, all None where nothing was counted.
+Shares have Wilson intervals; means and ratios have percentile bootstraps over rows, from a fixed generator,
+so that a page is drawn the same each time. These intervals are of one run: they say how well its questions
+fix the figure, not what another seed would give. Means over seeds have intervals of their own:
+`over_seeds`, `nested_bootstrap`, `paired_bootstrap`.
 """
 
 import math
@@ -44,7 +46,10 @@ Sums = tuple[np.ndarray, np.ndarray]  # what is summed above and below a ratio's
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with the two ends of its interval. `low` and `high` are None where there is none, `value` where nothing was counted."""
+    """A value with the two ends of its interval.
+
+    `low` and `high` are None where there is none, `value` where nothing was counted.
+    """
 
     value: float | None
     low: float | None = None
@@ -73,7 +78,9 @@ NOTHING = Interval(None)
 
 
 def interval_of(row: Any, name: str) -> Interval:
-    """The interval in the cells `name`, `name_low` and `name_high` of a row of a table (a dict or a Series)."""
+    """The interval in the cells `name`, `name_low` and `name_high` of a row of a table (a dict or a
+    Series).
+    """
     return Interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
 
 
@@ -83,7 +90,9 @@ def wilson(successes: int, trials: int) -> Interval:
         return NOTHING
     share, square = successes / trials, Z * Z
     center = (share + square / (2 * trials)) / (1 + square / trials)
-    half = Z / (1 + square / trials) * math.sqrt(share * (1 - share) / trials + square / (4 * trials * trials))
+    half = (
+        Z / (1 + square / trials) * math.sqrt(share * (1 - share) / trials + square / (4 * trials * trials))
+    )
     low = 0.0 if successes == 0 else center - half
     high = 1.0 if successes == trials else center + half
     return Interval(share, low, high)
@@ -95,11 +104,14 @@ def share(values: Iterable[bool]) -> Interval:
     return wilson(sum(counted), len(counted))
 
 
-def bootstrap(count: int, statistic: Callable[[np.ndarray], np.ndarray | list], value: float | None) -> Interval:
+def bootstrap(
+    count: int, statistic: Callable[[np.ndarray], np.ndarray | list], value: float | None
+) -> Interval:
     """`value` with the percentile bootstrap interval of a statistic over `count` rows.
 
-    `statistic` takes drawn row numbers, int [DRAWS, count], and returns one number for each draw (nan: not defined there; such
-    draws are left out). The draws are those of `scipy.stats.bootstrap` under `numpy.random.default_rng(0)`.
+    `statistic` takes drawn row numbers, int [DRAWS, count], and returns one number for each draw (nan: not
+    defined there; such draws are left out). The draws are those of `scipy.stats.bootstrap` under
+    `numpy.random.default_rng(0)`.
     """
     if count == 0 or value is None:
         return NOTHING
@@ -110,7 +122,9 @@ def bootstrap(count: int, statistic: Callable[[np.ndarray], np.ndarray | list], 
 
 
 def ratio(above: Sequence[float], below: Sequence[float] | None = None) -> Interval:
-    """sum(above) / sum(below) over rows, or the mean of `above` where `below` is None, with a bootstrap interval over rows."""
+    """sum(above) / sum(below) over rows, or the mean of `above` where `below` is None, with a bootstrap
+    interval over rows.
+    """
     top = np.asarray(above, float)
     bottom = np.ones_like(top) if below is None else np.asarray(below, float)
     if len(top) == 0 or bottom.sum() == 0:
@@ -124,7 +138,8 @@ def ratio(above: Sequence[float], below: Sequence[float] | None = None) -> Inter
 
 
 def mean_of(groups: Sequence[Interval]) -> Interval:
-    """The unweighted mean of a figure over independent groups of rows; distances to either end add in squares.
+    """The unweighted mean of a figure over independent groups of rows; distances to either end add in
+    squares.
 
     Nothing where a group has nothing.
     """
@@ -149,7 +164,9 @@ def kappa(first: Sequence[bool], second: Sequence[bool]) -> Interval:
 
 
 def _kappa(pairs: np.ndarray) -> float:
-    """Kappa of [n, 2] zeros and ones; nan where it is not defined. (scikit-learn's takes 2,000 draws a hundred times as long.)"""
+    """Kappa of [n, 2] zeros and ones; nan where it is not defined. (scikit-learn's takes 2,000 draws a
+    hundred times as long.)
+    """
     agreement = float((pairs[:, 0] == pairs[:, 1]).mean())
     a, b = pairs.mean(0)
     chance = a * b + (1 - a) * (1 - b)
@@ -176,7 +193,9 @@ def nested_bootstrap(seeds: Sequence[Sums]) -> Interval:
 
 
 def paired_bootstrap(seeds: Sequence[Sums], others: Sequence[Sums]) -> Interval:
-    """The mean over seeds of the difference of two ratios, `seeds` minus `others`, with the same rows drawn for both."""
+    """The mean over seeds of the difference of two ratios, `seeds` minus `others`, with the same rows drawn
+    for both.
+    """
     return _nested(list(zip(seeds, others, strict=True)))
 
 
@@ -218,8 +237,8 @@ def word_count(text: str) -> int:
 def answer_figures(rows: Sequence[dict[str, Any]]) -> Figures:
     """Figures of evaluation answers, from rows with `words` and `truth`.
 
-    `hallucination` is the share of false claims among those that can be checked, `uncheckable_share` that of claims that cannot
-    be checked among all.
+    `hallucination` is the share of false claims among those that can be checked, `uncheckable_share` that
+    of claims that cannot be checked among all.
     """
     truths = [row["truth"] for row in rows if row["truth"] is not None]
     false = [truth["false"] for truth in truths]
@@ -237,7 +256,8 @@ def answer_figures(rows: Sequence[dict[str, Any]]) -> Figures:
 
 
 def scored_figures(rows: Sequence[dict[str, Any]]) -> Figures:
-    """Figures of answers that a scorer judged, from rows with `correct`, `false` (claims without support) and `claims`.
+    """Figures of answers that a scorer judged, from rows with `correct`, `false` (claims without support)
+    and `claims`.
 
     Each of the three is None where the scorer did not say.
     """
@@ -271,9 +291,10 @@ def fixed_pair_figures(pairs: Sequence[dict[str, Any]], calls: Sequence[dict[str
 def verdict_figures(rows: Sequence[dict[str, Any]]) -> Figures:
     """Figures of an iteration's verdicts.
 
-    A row is a judged sample: `words` [2], `correct` [2] or None, `choice` or None, `kept`, `calls`, and `unparsed` (calls without
-    a verdict). Words are those of the kept pairs. `prefers_longer` and `judge_accuracy` count every decisive verdict, the latter
-    on pairs whose answers differ in the truth of the main claim.
+    A row is a judged sample: `words` [2], `correct` [2] or None, `choice` or None, `kept`, `calls`, and
+    `unparsed` (calls without a verdict). Words are those of the kept pairs. `prefers_longer` and
+    `judge_accuracy` count every decisive verdict, the latter on pairs whose answers differ in the truth of
+    the main claim.
     """
     decisive = [row for row in rows if row["choice"] is not None]
     unequal = [row for row in decisive if row["words"][0] != row["words"][1]]

@@ -1,7 +1,9 @@
-"""The table of stages: order, notebook, files, and what the rows of each depend on. Everything that lists stages reads it.
+"""The table of stages: order, notebook, files, and what the rows of each depend on. Everything that lists
+stages reads it.
 
-A stage's key is a digest of all that its rows depend on. What does not change the rows is left out (engine, device, number of
-processes, and the batch size of inference, but for rounding), so a change of it makes no finished stage stale.
+A stage's key is a digest of all that its rows depend on. What does not change the rows is left out (engine,
+device, number of processes, and the batch size of inference, but for rounding), so a change of it makes no
+finished stage stale.
 """
 
 import hashlib
@@ -29,10 +31,10 @@ MODEL = (
 class StageSpec:
     """One row of the table.
 
-    `version` is raised when the rows change their meaning. `files` are those that the stage writes into its iteration's folder;
-    they are removed before it starts under another key. `depends` names parameters by dotted key, or whole sections.
-    `notebook` shows the stage; a stage without one stands in the notebook of the stage `beside` it. `first` is the first
-    iteration that has the stage: 0 is the base's evaluation.
+    `version` is raised when the rows change their meaning. `files` are those that the stage writes into its
+    iteration's folder; they are removed before it starts under another key. `depends` names parameters by
+    dotted key, or whole sections. `notebook` shows the stage; a stage without one stands in the notebook of
+    the stage `beside` it. `first` is the first iteration that has the stage: 0 is the base's evaluation.
     """
 
     version: int
@@ -133,7 +135,9 @@ def looks_back(params: Params, t: int) -> bool:
 
 
 def needs_previous_contexts(params: Params, t: int) -> bool:
-    """Whether iteration t has videos of its own to look back at, which the policy before describes first (data.reuse: false)."""
+    """Whether iteration t has videos of its own to look back at, which the policy before describes first
+    (data.reuse: false).
+    """
     return looks_back(params, t) and not params.data.reuse
 
 
@@ -166,7 +170,9 @@ def _upstream_of_respond(params: Params, t: int) -> list[tuple[str, int]]:
 
 
 def dependencies(params: Params, stage: str, t: int | None = None) -> dict[str, Any]:
-    """The values that a stage's rows depend on, by dotted name; with `t`, only those of that iteration's rows."""
+    """The values that a stage's rows depend on, by dotted name; with `t`, only those of that iteration's
+    rows.
+    """
     whole = params.to_dict()
     values: dict[str, Any] = {}
     for name in _names(params, stage):
@@ -176,12 +182,17 @@ def dependencies(params: Params, stage: str, t: int | None = None) -> dict[str, 
     if stage == "data":
         values = _data_dependencies(params, values, t)
     if stage == "evaluate" and not JUDGES[values["judge.method"]].asks_policy:
-        values["judge.method"] = OWN_METHOD  # the policy's own verdicts are evaluated, whoever judges the loop
+        values["judge.method"] = (
+            OWN_METHOD  # the policy's own verdicts are evaluated, whoever judges the loop
+        )
     return values
 
 
 def _names(params: Params, stage: str) -> tuple[str, ...]:
-    """The parameters that a stage depends on. Where pairs are the data set's own, fewer matter; what training rests on stays."""
+    """The parameters that a stage depends on.
+
+    Where pairs are the data set's own, fewer matter; what training rests on stays.
+    """
     judge = JUDGES[params.judge.method]
     if stage == "respond" and not judge.needs_responses:
         return ("seed", *MODEL, "video.span")
@@ -200,7 +211,9 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _data_dependencies(params: Params, values: dict[str, Any], t: int | None) -> dict[str, Any]:
-    """Toybox's difficulty matters to Toybox only, test files to iteration 0 only, and training files to the others only."""
+    """Toybox's difficulty matters to Toybox only, test files to iteration 0 only, and training files to the
+    others only.
+    """
     ignored = set()
     if params.data.path != "toybox":
         ignored |= {name for name in values if name.startswith("toybox.")}
@@ -214,7 +227,9 @@ def _data_dependencies(params: Params, values: dict[str, Any], t: int | None) ->
 
 @lru_cache(maxsize=4096)
 def stage_key(params: Params, stage: str, t: int) -> str:
-    """Hex digest of a stage's version, the parameters that matter to it, its iteration, and the keys of what it reads."""
+    """Hex digest of a stage's version, the parameters that matter to it, its iteration, and the keys of
+    what it reads.
+    """
     above = [stage_key(params, other, at) for other, at in upstream(params, stage, t)]
     text = json.dumps([stage, TABLE[stage].version, dependencies(params, stage, t), t, above])
     return hashlib.sha256(text.encode()).hexdigest()[:32]

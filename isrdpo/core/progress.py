@@ -27,7 +27,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_time_left(elapsed: float, done: int, total: int) -> str:
-    """How long the rest takes at the pace so far; empty before the first step and after the last one.
+    """Say how long the rest takes at the pace so far; empty before the first step and after the last one.
 
     `elapsed` is in seconds; `done` and `total` count equal steps.
     """

@@ -10,27 +10,55 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from isrdpo.core.params import SECRET
+from isrdpo.core.folders import PACKAGE
+from isrdpo.core.secrets import SECRET
 
 PACKAGES = (
-    "isrdpo", "torch", "torchvision", "transformers", "trl", "peft", "accelerate", "datasets", "papermill", "decord", "av", "numpy",
-    "pandas", "openai", "jupyterlab",
-)  # fmt: skip
+    "isrdpo",
+    "torch",
+    "torchvision",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "papermill",
+    "decord",
+    "av",
+    "numpy",
+    "pandas",
+    "openai",
+    "jupyterlab",
+)
 
 
 def collect() -> dict[str, Any]:
     """One flat record; `packages` maps a name to its version, None where it is not installed."""
     versions = {package: _version(package) for package in PACKAGES}
     return {
-        "created": time.strftime("%Y-%m-%d %H:%M:%S%z"), "command": _command(), "commit": _commit(), "python": platform.python_version(),
-        "platform": platform.platform(), "cpus": _cpus(), "threads": _threads(),
-        "decoder": "decord" if versions["decord"] else "PyAV", "packages": versions,
-    }  # fmt: skip
+        "created": time.strftime("%Y-%m-%d %H:%M:%S%z"),
+        "command": _command(),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": cpu_count(),
+        "threads": _threads(),
+        "decoder": "decord" if versions["decord"] else "PyAV",
+        "packages": versions,
+    }
 
 
-def same_machine(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two records promise equal bytes: everything but the time and the command is equal."""
-    return all(one.get(name) == other.get(name) for name in {*one, *other} - {"created", "command", "later"})
+def same_machine(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Whether two records promise equal bytes: all but the time and the command is equal."""
+    names = {*first, *second} - {"created", "command", "later"}
+    return all(first.get(name) == second.get(name) for name in names)
+
+
+def cpu_count() -> int:
+    """Count the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _version(package: str) -> str | None:
@@ -41,29 +69,27 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The checkout's commit, `-dirty` with changes; None outside one (an enclosing other repository does not count)."""
-    root = Path(__file__).parents[2]
+    """The checkout's commit, with `-dirty` where files changed; None outside one (a repository around it
+    does not count).
+    """
+    root = PACKAGE.parent
     if not (root / ".git").exists():
         return None
     git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        return subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout.strip()  # noqa: S603
+        done = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 
 
 def _command() -> str:
-    program = Path(sys.argv[0]).name
     if "ipykernel" in sys.argv[0]:
         return "a notebook"
-    return SECRET.sub("(hidden)", shlex.join([program, *sys.argv[1:]]))
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return SECRET.sub("(hidden)", shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
 
 
 def _threads() -> int:
     """Threads of a matrix product: results are equal to the byte under one number of them only."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdigit() else _cpus()
+    setting = os.environ.get("OMP_NUM_THREADS", "")
+    return int(setting) if setting.isdigit() else cpu_count()

@@ -1,4 +1,5 @@
-"""The rows that stages hand to each other, and how they lie on disk: JSONL and CSV files that are whole or not there.
+"""The rows that stages hand to each other, and how they lie on disk: JSONL and CSV files that are whole or
+not there.
 
 A file that grows by batches and survives being killed is a `BatchLog`.
 """
@@ -28,7 +29,8 @@ class RecordError(IsrdpoError, ValueError):
 class Sample:
     """A question about a clip.
 
-    `video` is a path below the run's folder of videos. `facts` is what is known to be true of the clip (Toybox only).
+    `video` is a path below the run's folder of videos. `facts` is what is known to be true of the clip
+    (Toybox only).
     """
 
     id: str
@@ -44,7 +46,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that is left out: its id (`line N` where it has none), the cause it is counted under, and where it stands."""
+    """A row that is left out: its id (`line N` where it has none), the cause it is counted under, and where
+    it stands.
+    """
 
     id: str
     cause: str
@@ -62,7 +66,9 @@ class Context:
 
 @dataclass(frozen=True)
 class Responses:
-    """Two sampled responses, with the context c_t that judges them and the c_{t-1} it looked back at (None where there is none)."""
+    """Two sampled responses, with the context c_t that judges them and the c_{t-1} it looked back at (None
+    where there is none).
+    """
 
     id: str
     responses: list[str]
@@ -74,8 +80,9 @@ class Responses:
 class Judgment:
     """One verdict.
 
-    `order` is 0 where the first response was shown first, else 1. `choice` is an index into `responses`, or None when the
-    reply could not be read. `scores` are the log-probabilities of choosing response 0 and response 1 (method `score` only).
+    `order` is 0 where the first response was shown first, else 1. `choice` is an index into `responses`, or
+    None when the reply could not be read. `scores` are the log-probabilities of choosing response 0 and
+    response 1 (method `score` only).
     """
 
     id: str
@@ -87,7 +94,10 @@ class Judgment:
 
 @dataclass(frozen=True)
 class Preference:
-    """A pair to train on. `margin` is the mean log-odds of its verdicts over the orders; None for generated verdicts."""
+    """A pair to train on.
+
+    `margin` is the mean log-odds of its verdicts over the orders; None for generated verdicts.
+    """
 
     id: str
     video: str
@@ -114,9 +124,9 @@ class Answer:
 class Score:
     """A scorer's reply about one answer.
 
-    `set` is the test set, `protocol` one of hound, hound.official and claims. `scorer` is the name that was asked for,
-    `version` the name of what answered. `words` counts the whole answer. `asked` is a digest of the whole request, which no
-    other answer has. The other fields are those of `protocol.Verdict`.
+    `set` is the test set, `protocol` one of hound, hound.official and claims. `scorer` is the name that was
+    asked for, `version` the name of what answered. `words` counts the whole answer. `asked` is a digest of
+    the whole request, which no other answer has. The other fields are those of `protocol.Verdict`.
     """
 
     id: str
@@ -170,11 +180,16 @@ def parse_line(text: str, row_type: type[Row], where: str) -> Row:
         return row_type(**values) if row_type is not dict else values
     except (ValueError, TypeError) as error:
         names = ", ".join(f.name for f in fields(row_type)) if row_type is not dict else "any"
-        raise RecordError(f"{where}: not a {row_type.__name__} row ({error}); its fields are: {names}") from None
+        raise RecordError(
+            f"{where}: not a {row_type.__name__} row ({error}); its fields are: {names}"
+        ) from None
 
 
 def read_jsonl(path: Path, row_type: type[Row]) -> list[Row]:
-    """All rows of a finished file. Raises RecordError for a row that cannot be read, FileNotFoundError without the file."""
+    """All rows of a finished file.
+
+    Raises RecordError for a row that cannot be read, FileNotFoundError without the file.
+    """
     with path.open(encoding="utf-8") as file:
         return [parse_line(text, row_type, f"{path}:{n}") for n, text in enumerate(file, 1) if text.strip()]
 
@@ -213,9 +228,10 @@ def cut_batches(rows: Sequence[Item], size: int) -> list[list[Item]]:
 class BatchLog:
     """An output file that grows by whole batches of input rows and survives being killed.
 
-    A journal beside it (`.name.journal`) has one line for each batch: the batch size, and the size of the file in bytes after
-    the batch. What lies beyond the last whole line of the journal (a torn row, a torn batch) is cut off on opening. Batches of
-    another size are dropped, since they could be other rows; `dropped` counts them. There is one writer at a time.
+    A journal beside it (`.name.journal`) has one line for each batch: the batch size, and the size of the
+    file in bytes after the batch. What lies beyond the last whole line of the journal (a torn row, a torn
+    batch) is cut off on opening. Batches of another size are dropped, since they could be other rows;
+    `dropped` counts them. There is one writer at a time.
     """
 
     def __init__(self, path: Path, row_type: type, batch_size: int) -> None:
@@ -232,7 +248,9 @@ class BatchLog:
             file.truncate(sizes[-1] if sizes else 0)
 
     def _believable_sizes(self) -> list[int]:
-        """The size of the file after each whole batch of `batch_size`, as far as the journal can be believed."""
+        """The size of the file after each whole batch of `batch_size`, as far as the journal can be
+        believed.
+        """
         if not self.journal.exists() or not self.path.exists():
             return []
         sizes = [0]

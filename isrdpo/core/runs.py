@@ -1,31 +1,28 @@
-"""A run: the paths under `outputs/<run>/`, the contract of its stages (markers, resuming, bad samples), and its lock."""
+"""A run: the paths under `outputs/<run>/`, the contract of its stages (markers, resuming, bad samples), and
+its lock.
+"""
 
 import hashlib
 import json
-import resource
-import shutil
 import sys
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from isrdpo.core import params as parameters
 from isrdpo.core import provenance, records
 from isrdpo.core.clips import find_clip
-from isrdpo.core.errors import BadShare, MissingStage, RunError, is_expected, message_of
+from isrdpo.core.errors import MissingStage, RunError, is_expected, message_of
 from isrdpo.core.folders import create_run_folder, display_path, hold_lock, resolve
-from isrdpo.core.pipeline import BESIDE, NOTEBOOKS, ORDER, TABLE, dependencies, stage_key, upstream
-from isrdpo.core.progress import progress_bar
-
-Item = TypeVar("Item")
+from isrdpo.core.pipeline import BESIDE, NOTEBOOKS, ORDER, TABLE, stage_key, upstream
+from isrdpo.core.stage import Stage
 
 
 def draw_seed(run_seed: int, iteration: int, sample_id: str, draw: str) -> int:
-    """The seed of one draw: 63 bits of a digest, so that no draw depends on the order or the number of the others."""
+    """The seed of one draw: 63 bits of a digest, so that no draw depends on the order or the number of the
+    others.
+    """
     text = json.dumps([run_seed, iteration, sample_id, draw])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
@@ -66,7 +63,8 @@ class Run:
     def update(self, params: parameters.Params, redo: bool = False) -> None:
         """Take over changed parameters.
 
-        Raises RunError for a change under which rows on disk were made, unless `redo`: then their stages are to be done again.
+        Raises RunError for a change under which rows on disk were made, unless `redo`: then their stages
+        are to be done again.
         """
         if params == self.params:
             return
@@ -74,8 +72,8 @@ class Run:
             last = max((t for _, t in self.finished()), default=0)
             if params.iterations < last:
                 raise RunError(
-                    f"{display_path(self.folder)}: iterations={params.iterations} is fewer than the {last} that are there; "
-                    f"choose another run=..."
+                    f"{display_path(self.folder)}: iterations={params.iterations} is fewer than the {last} "
+                    f"that are there; choose another run=..."
                 )
             stale = [(s, t) for s, t in self.started() if self._key_on_disk(s, t) != stage_key(params, s, t)]
             if stale and not redo:
@@ -90,8 +88,9 @@ class Run:
         stage, t = stale[0]
         others = f" and {len(stale) - 1} more" if len(stale) > 1 else ""
         return (
-            f"{display_path(self.folder)}: {names} changed, and stage {stage} of iteration {t}{others} made under the old value; "
-            f"choose another run=..., or have it done again with `isrdpo run PARAMS --redo`"
+            f"{display_path(self.folder)}: {names} changed, and stage {stage} of iteration {t}{others} "
+            f"made under the old value; choose another run=..., "
+            f"or have it done again with `isrdpo run PARAMS --redo`"
         )
 
     def _forget(self, stage: str, t: int) -> None:
@@ -102,7 +101,9 @@ class Run:
             self._forget_dropped_policies(t)
 
     def _forget_dropped_policies(self, t: int) -> None:
-        """Evaluating iteration t again needs its policy; where `keep_policies` dropped it, training has to make it again."""
+        """Evaluating iteration t again needs its policy; where `keep_policies` dropped it, training has to
+        make it again.
+        """
         if t and not self.file(t, "policy").exists():
             for earlier in range(1, t + 1):
                 if not self.file(earlier, "policy").exists():
@@ -134,8 +135,8 @@ class Run:
     def videos_folder(self, held_out: bool = False) -> Path:
         """The folder that `Sample.video` counts from.
 
-        `held_out` asks for the evaluation questions' folder, which is the benchmark's own where there is a benchmark. Raises
-        RunError where the folder leads out of data.path.
+        `held_out` asks for the evaluation questions' folder, which is the benchmark's own where there is a
+        benchmark. Raises RunError where the folder leads out of data.path.
         """
         data = self.params.data
         if data.path == "toybox":
@@ -151,7 +152,10 @@ class Run:
         return folder
 
     def clip(self, name: str, held_out: bool = False) -> Path:
-        """The file or folder of frames that a row's `video` names. Raises VideoError where it is missing or leads outside."""
+        """The file or folder of frames that a row's `video` names.
+
+        Raises VideoError where it is missing or leads outside.
+        """
         return find_clip(self.videos_folder(held_out), name)
 
     def iteration(self, t: int) -> Path:
@@ -163,11 +167,14 @@ class Run:
         return self.iteration(t) / name
 
     def policy(self, t: int) -> str:
-        """Where pi_t is, the model that responds and judges in iteration t: `model.path`, or a folder of the run."""
+        """Locate pi_t, the model that responds and judges in iteration t:
+
+        `model.path`, or a folder of the run.
+        """
         return self.params.model.path if t <= 1 else str(self.file(t - 1, "policy"))
 
     def policy_after(self, t: int) -> str:
-        """Where pi_{t+1} is, the policy that training t made (t = 0: the base)."""
+        """Locate pi_{t+1}, the policy that training t made (t = 0: the base)."""
         return self.policy(t + 1)
 
     def marker_path(self, stage: str, t: int) -> Path:
@@ -187,8 +194,12 @@ class Run:
 
     def started(self) -> list[tuple[str, int]]:
         """(stage, iteration) of everything that has rows on disk, finished or not, in order."""
-        begun = [(path.name.split(".")[1], int(path.parent.name[5:])) for path in self.folder.glob("iter_*/.*.key")]
-        return _in_order([(s, t) for s, t in begun if any(self.file(t, name).exists() for name in TABLE[s].files)])
+        begun = [
+            (path.name.split(".")[1], int(path.parent.name[5:])) for path in self.folder.glob("iter_*/.*.key")
+        ]
+        return _in_order(
+            [(s, t) for s, t in begun if any(self.file(t, name).exists() for name in TABLE[s].files)]
+        )
 
     def _key_on_disk(self, stage: str, t: int) -> str:
         """The key under which the rows on disk were begun."""
@@ -196,15 +207,20 @@ class Run:
 
     @contextmanager
     def lock(self, name: str = "") -> Iterator[None]:
-        """Let one process at a time work on the run, or on what `name` stands for. Raises RunLocked after ten seconds."""
+        """Let one process at a time work on the run, or on what `name` stands for.
+
+        Raises RunLocked after ten seconds.
+        """
         with hold_lock(self.folder / f".{name}lock"):
             yield
 
     @contextmanager
     def stage(self, name: str, t: int) -> Iterator["Stage | None"]:
-        """The contract of a stage: None where it is done; else a Stage whose marker is written when the block ends well.
+        """The contract of a stage: None where it is done; else a Stage whose marker is written when the
+        block ends well.
 
-        Raises RunError for an iteration that the run does not have, MissingStage where the stage's input is not there.
+        Raises RunError for an iteration that the run does not have, MissingStage where the stage's input is
+        not there.
         """
         if not TABLE[name].first <= t <= self.params.iterations:
             raise RunError(
@@ -227,143 +243,10 @@ class Run:
         for other, at in upstream(self.params, name, t):
             if not self.done(other, at):
                 raise MissingStage(
-                    f"{where}: stage {name} of iteration {t} needs stage {other} of iteration {at}, which is not done; "
-                    f"run `isrdpo stage {other} --run {where} --iteration {at}` or notebook {NOTEBOOKS[other]} first"
+                    f"{where}: stage {name} of iteration {t} needs stage {other} of iteration {at}, "
+                    f"which is not done; run `isrdpo stage {other} --run {where} --iteration {at}` "
+                    f"or notebook {NOTEBOOKS[other]} first"
                 )
-
-
-@dataclass
-class Batches(Generic[Item]):
-    """The batches of one output file: which are done, and those that are left to do.
-
-    `label` is the text of the progress bar.
-    """
-
-    log: records.BatchLog
-    items: list[list[Item]]
-    label: str
-
-    @property
-    def complete(self) -> bool:
-        """Whether every batch is on disk; then nothing needs a model."""
-        return self.log.done >= len(self.items)
-
-    def __iter__(self) -> Iterator[list[Item]]:
-        """The batches that are left, under a progress bar. The caller appends the rows of each before it takes the next."""
-        left = self.items[self.log.done :]
-        for number, batch in enumerate(progress_bar(left, len(left), self.label), self.log.done + 1):
-            yield batch
-            if self.log.done != number:
-                raise RuntimeError(f"{self.log.path}: the rows of batch {number} were not appended")
-
-    def append(self, rows: list[Any]) -> None:
-        """The output rows of the batch that was taken last."""
-        self.log.append(rows)
-
-    def rows(self) -> list[Any]:
-        """All output rows on disk, in order."""
-        return self.log.rows()
-
-
-class Stage:
-    """A running stage: where it writes, and what it counts."""
-
-    def __init__(self, run: Run, name: str, t: int) -> None:
-        self.run = run
-        self.name = name
-        self.t = t
-        self.key = stage_key(run.params, name, t)
-        self.total = 0  # samples that the stage was given
-        self.counts: dict[str, int] = {}
-        self.warnings: list[str] = []
-        self.bad_samples: list[dict] = []
-        self._started = time.monotonic()
-
-    @property
-    def params(self) -> parameters.Params:
-        """The run's parameters."""
-        return self.run.params
-
-    def path(self, name: str) -> Path:
-        """A file of the stage's iteration."""
-        return self.run.file(self.t, name)
-
-    def log(self, name: str, row_type: type, batch_size: int) -> records.BatchLog:  # to go
-        return records.BatchLog(self.path(name), row_type, batch_size)
-
-    def batches(self, name: str, row_type: type, items: list[list[Item]], size: int, label: str) -> Batches[Item]:
-        """The way in which a stage walks its rows: by batches, each appended to the file `name` as soon as it is done.
-
-        `items` are cut into batches already (see `records.cut_batches`), of at most `size` input rows. What is on disk is not
-        done again; rows that were made with another batch size are, and the marker says so.
-        """
-        log = records.BatchLog(self.path(name), row_type, size)
-        if log.dropped:
-            self.warn(f"{name}: {log.dropped} batches of another size than {size} were on disk and are made again")
-        return Batches(log, items, f"iteration {self.t}: {label}")
-
-    def bad(self, sample: str, cause: str, detail: str = "") -> None:
-        """List a sample that is left out, under the cause that it is counted by."""
-        self.bad_samples.append({"id": sample, "cause": cause, "detail": detail})
-
-    def count(self, name: str, number: int) -> None:
-        """Note a number for the marker and the pages."""
-        self.counts[name] = number
-
-    def warn(self, text: str) -> None:
-        """Note a sentence that pages show."""
-        self.warnings.append(text)
-
-    def begin(self) -> None:
-        """Remove rows that were made under another key (they are never mixed in), and the marker."""
-        key_file = self.path(f".{self.name}.key")
-        self.run.marker_path(self.name, self.t).unlink(missing_ok=True)
-        for torn in self.path("").glob(".*.part"):
-            shutil.rmtree(torn) if torn.is_dir() else torn.unlink()
-        if key_file.exists() and key_file.read_text() == self.key:
-            return
-        for name in (*TABLE[self.name].files, f"bad_{self.name}.jsonl"):
-            path = self.path(name)
-            path.with_name(f".{name}.journal").unlink(missing_ok=True)
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        records.write_text(key_file, self.key)
-
-    def finish(self) -> None:
-        """List the bad samples and write the marker, last. Raises BadShare where too many are bad."""
-        causes = dict(Counter(bad["cause"] for bad in self.bad_samples))
-        path = self.path(f"bad_{self.name}.jsonl")
-        records.write_jsonl(path, self.bad_samples)
-        share = len({bad["id"] for bad in self.bad_samples}) / max(self.total, 1)
-        allowed = self.params.max_bad_share
-        if share > allowed:
-            first = self.bad_samples[0]
-            kinds = ", ".join(f"{count} {cause}" for cause, count in causes.items())
-            raise BadShare(
-                f"{display_path(path)}: {share:.0%} of {self.total} samples are bad ({kinds}), "
-                f"above max_bad_share={allowed}; mend them, or raise max_bad_share; "
-                f"first: {first['id']}: {first['detail'] or first['cause']}"
-            )
-        marker = {
-            "stage": self.name,
-            "iteration": self.t,
-            "key": self.key,
-            "version": TABLE[self.name].version,
-            "params": dependencies(self.params, self.name, self.t),
-            "upstream": upstream(self.params, self.name, self.t),
-            "total": self.total,
-            "counts": self.counts,
-            "bad": causes,
-            "warnings": self.warnings,
-            "seconds": round(time.monotonic() - self._started, 1),
-            "peak_rss_mb": _peak_memory(),
-        }
-        records.write_json(self.run.marker_path(self.name, self.t), marker)
-
-
-def _peak_memory() -> int:
-    """The most memory that this process ever held, in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak // (1024**2 if sys.platform == "darwin" else 1024)
 
 
 def is_complete(run: Run, stage: str, t: int) -> bool:
@@ -397,7 +280,9 @@ def open_or_create(run_dir: str | Path, preset: str | Path) -> Run:
 
 
 def stage_main(name: str, stage: Callable[[Run, int], None], arguments: list[str] | None = None) -> None:
-    """`python -m isrdpo.stages.<name> --run outputs/toybox --iteration 3`: exit 0 if and only if the marker is written."""
+    """`python -m isrdpo.stages.<name> --run outputs/toybox --iteration 3`: exit 0 if and only if the marker
+    is written.
+    """
     import argparse
 
     parser = argparse.ArgumentParser(
@@ -405,7 +290,9 @@ def stage_main(name: str, stage: Callable[[Run, int], None], arguments: list[str
         description=f"Stage {name} of one iteration; does nothing where it is done.",
     )
     parser.add_argument("--run", required=True, help="the run's folder")
-    parser.add_argument("--iteration", type=int, required=True, help="1 to N; 0: the base and the evaluation set")
+    parser.add_argument(
+        "--iteration", type=int, required=True, help="1 to N; 0: the base and the evaluation set"
+    )
     options = parser.parse_args(arguments)
     try:
         stage(Run.open(options.run), options.iteration)

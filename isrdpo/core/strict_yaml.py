@@ -1,55 +1,73 @@
-"""YAML without surprises: 5e-7 is a number, `no` and `1:30` are text, a key given twice is an error.
-
-PyYAML (YAML 1.1) reads 5e-7 as text, `no` as False and 1:30 as 90, and lets the last of two equal keys win silently.
+"""YAML 1.2 without surprises: 5e-7 is a number, `no` and `1:30` are text, and a key that is given twice is
+an error.
 """
 
-import re
+import io
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent
 
 from isrdpo.core.errors import IsrdpoError
 
 
 class YamlError(IsrdpoError, ValueError):
-    """Text that is not YAML, or a key given twice; one line that names the file and the line."""
-
-
-class _Strict(yaml.SafeLoader):
-    pass
-
-
-_Strict.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in (
-    ("bool", r"^(?:true|false|True|False)$", "tTfF"),
-    ("int", r"^[-+]?(?:0|[1-9][0-9_]*)$", "-+0123456789"),
-    ("float", r"^[-+]?(?:[0-9][0-9_]*\.[0-9]*|[0-9]+(?=[eE])|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$", "-+0123456789."),
-    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
-):
-    _Strict.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
-
-
-def _mapping(loader: _Strict, node: yaml.MappingNode, deep: bool = False) -> dict:
-    seen: set[str] = set()
-    for key, _ in node.value:
-        if not isinstance(key, yaml.ScalarNode):
-            raise YamlError(f"line {key.start_mark.line + 1}: a key must be a word")
-        if key.value in seen:
-            raise YamlError(f"line {key.start_mark.line + 1}: {key.value} is given twice; keep one")
-        seen.add(key.value)
-    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
-
-
-_Strict.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+    """Text that is not YAML, or that gives a key twice; the line names the file and the place in it."""
 
 
 def parse(text: str, where: str) -> Any:
-    """Text to plain values. Raises YamlError naming `where` and the line."""
+    """Text to plain values. Raises YamlError, which names `where` and the line."""
     try:
-        return yaml.load(text, Loader=_Strict)  # noqa: S506 - a SafeLoader
-    except YamlError as error:
-        raise YamlError(f"{where}, {error}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise YamlError(f"{where}{line}: not YAML ({getattr(error, 'problem', None) or error})") from None
+        _refuse_aliases(text, where)
+        values = YAML(typ="safe", pure=True).load(text)
+        _require_text_keys(values, where)
+        return values
+    except YamlError:
+        raise
+    except DuplicateKeyError as error:
+        key = str(error.problem).split('"')[1]
+        raise YamlError(f"{where}, line {_line(error)}: {key} is given twice; keep one") from None
+    except MarkedYAMLError as error:
+        raise YamlError(f"{where}, line {_line(error)}: not YAML ({error.problem})") from None
+    except (YAMLError, ValueError, TypeError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+        raise YamlError(f"{where}: not YAML ({reason})") from None
+
+
+def dump(values: Any) -> str:
+    """Plain values as YAML text, in their order, a key a line."""
+    writer = YAML(typ="safe", pure=True)
+    writer.default_flow_style = False
+    writer.sort_base_mapping_type_on_output = False
+    writer.allow_unicode = True
+    writer.width = 1000
+    text = io.StringIO()
+    writer.dump(values, text)
+    return text.getvalue()
+
+
+def _line(error: MarkedYAMLError) -> int:
+    return error.problem_mark.line + 1 if error.problem_mark else 1
+
+
+def _refuse_aliases(text: str, where: str) -> None:
+    """Raise YamlError for `*name`: parameters need no copies, and a few nested ones fill any memory."""
+    for event in YAML(typ="safe", pure=True).parse(text):
+        if isinstance(event, AliasEvent):
+            raise YamlError(
+                f"{where}, line {event.start_mark.line + 1}: *{event.anchor} is an alias; write the value out"
+            )
+
+
+def _require_text_keys(values: Any, where: str) -> None:
+    """Raise YamlError where a key is no word."""
+    if isinstance(values, list):
+        for value in values:
+            _require_text_keys(value, where)
+    if isinstance(values, dict):
+        for key, value in values.items():
+            if not isinstance(key, str):
+                raise YamlError(f"{where}: a key must be a word, not {key!r}")
+            _require_text_keys(value, where)

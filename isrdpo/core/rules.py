@@ -1,0 +1,117 @@
+"""Rules between parameters, beyond the type and the range of each."""
+
+import re
+from collections.abc import Iterator
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from isrdpo.core import prompts
+from isrdpo.core.judges import JUDGES
+from isrdpo.core.schema import Data, Prompts, Score
+from isrdpo.core.secrets import printable
+
+if TYPE_CHECKING:
+    from isrdpo.core.params import Params
+
+TEST_SETS = (
+    "actnet",
+    "vidal",
+    "webvid",
+    "msrvtt",
+    "msvd",
+    "tgif",
+    "ssv2",
+)  # ShareGPTVideo/test_video_and_instruction
+OFFICIAL_SETS = ("msrvtt", "msvd", "tgif")
+SOURCES = ("train", "test", *TEST_SETS)
+
+
+def broken_rules(params: "Params") -> Iterator[str]:
+    """A line for each rule between keys that is broken.
+
+    A value that is wrong by itself is None here, and breaks no rule.
+    """
+    if params.run == "":
+        yield "run: where does the run go? give a folder, such as outputs/run"
+    yield from _prompt_rules(params.prompts)
+    yield from _judge_rules(params)
+    yield from _train_rules(params)
+    yield from _data_rules(params.data)
+    yield from _score_rules(params.score)
+
+
+def _prompt_rules(templates: Prompts) -> Iterator[str]:
+    for name, slots in prompts.SLOTS.items():
+        template = getattr(templates, name)
+        if template is not None and prompts.slot_names(template) != slots:
+            present = sorted(prompts.slot_names(template)) or "none"
+            yield f"prompts.{name}: its slots are {present}; they must be {sorted(slots) or 'none'}"
+
+
+def _judge_rules(params: "Params") -> Iterator[str]:
+    judge = JUDGES.get(params.judge.method)
+    if judge is None:
+        return
+    method, is_toybox = params.judge.method, params.data.path in ("toybox", None)
+    if params.judge.min_margin and judge.asks_policy and not judge.has_margin:
+        yield "judge.min_margin: a generated verdict has no margin; set judge.method=score, or leave it 0"
+    if judge.needs_facts and not is_toybox:
+        yield (
+            f"judge.method: {method} needs known facts, which only data.path=toybox has; "
+            f"give generate or score"
+        )
+    if not judge.needs_responses and params.data.path == "toybox":
+        yield (
+            f"judge.method: {method} needs a data set's own chosen and rejected, "
+            f"which data.path=toybox has not; give data=FOLDER, or another judge.method"
+        )
+
+
+def _train_rules(params: "Params") -> Iterator[str]:
+    train = params.train
+    if train.length_alpha and (train.loss_type != "sigmoid" or train.ld_alpha is not None):
+        yield (
+            "train.length_alpha: R-DPO's margin goes with loss_type=sigmoid and ld_alpha=null; "
+            "leave the others as they are, or this null"
+        )
+    if params.model.quantize not in (None, "none") and train.method == "full":
+        yield (
+            "model.quantize: quantized weights are trained under LoRA only; "
+            "set train.method=lora, or model.quantize=none"
+        )
+
+
+def _data_rules(data: Data) -> Iterator[str]:
+    if data.path == "":
+        yield "data.path: where are the data? give toybox or a folder with train.jsonl and test.qa.jsonl"
+    names = {"train": [data.train], "test": (data.test or "").split(","), "videos": [data.videos]}
+    for key, texts in names.items():
+        for path in (PurePath((text or "").strip()) for text in texts):
+            if path.is_absolute() or ".." in path.parts:
+                yield f"data.{key}: {printable(str(path))} leads out of data.path; give a path inside it"
+    if data.benchmark not in (None, "none") and data.path == "toybox":
+        yield (
+            "data.benchmark: Toybox has questions of its own; "
+            "give data=FOLDER with the benchmark's folder in it and data.test=that folder, or none"
+        )
+    if data.test is not None and not data.test.replace(",", "").strip():
+        yield "data.test: no file; give the test set's, or several with commas between"
+    sources = [name.strip() for name in (data.source or "").split(",")]
+    unknown = [name for name in sources if name not in ("", *SOURCES)]
+    if unknown:
+        yield f"data.source: {printable(unknown[0])} is not one of {', '.join(SOURCES)}"
+
+
+def _score_rules(score: Score) -> Iterator[str]:
+    if score.base_url is not None and not re.match(r"https?://[^/]", score.base_url):
+        yield (
+            f"score.base_url: {printable(score.base_url)} is not an address; "
+            f"give one such as http://localhost:8000/v1"
+        )
+    if score.key_variable is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", score.key_variable):
+        yield (
+            "score.key_variable: not the name of an environment variable; "
+            "give its name, such as OPENAI_API_KEY, never the key"
+        )
+    if score.scorer in ("openai", "local") and score.model == "":
+        yield "score.model: which model? give the endpoint's name for it, or a local model's folder"
