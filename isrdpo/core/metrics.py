@@ -63,7 +63,7 @@ class Interval:
         """The interval for a reader, as in "0.812 [0.761, 0.853]"; empty where nothing was counted."""
         if self.value is None or math.isnan(self.value):
             return ""
-        form = f"{'+' if signed else ''}.{digits}f"
+        form = f"+.{digits}f" if signed else f".{digits}f"
         if self.low is None or self.high is None or math.isnan(self.low):
             return f"{self.value:{form}}"
         return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
@@ -88,7 +88,8 @@ def wilson(successes: int, trials: int) -> Interval:
     """The share of successes with its 95 % score interval (Wilson 1927)."""
     if trials == 0:
         return NOTHING
-    share, square = successes / trials, Z * Z
+    share = successes / trials
+    square = Z * Z
     center = (share + square / (2 * trials)) / (1 + square / trials)
     half = (
         Z / (1 + square / trials) * math.sqrt(share * (1 - share) / trials + square / (4 * trials * trials))
@@ -115,8 +116,8 @@ def bootstrap(
     """
     if count == 0 or value is None:
         return NOTHING
-    drawn = np.random.default_rng(0).integers(0, count, (DRAWS, count))
-    values = np.asarray(statistic(drawn), float)
+    rows = np.random.default_rng(0).integers(0, count, (DRAWS, count))
+    values = np.asarray(statistic(rows), float)
     low, high = np.percentile(values[~np.isnan(values)], (2.5, 97.5))
     return Interval(value, float(low), float(high))
 
@@ -130,9 +131,9 @@ def ratio(above: Sequence[float], below: Sequence[float] | None = None) -> Inter
     if len(top) == 0 or bottom.sum() == 0:
         return NOTHING
 
-    def ratios(drawn: np.ndarray) -> np.ndarray:
-        sums = bottom[drawn].sum(1)
-        return np.divide(top[drawn].sum(1), sums, out=np.full(len(sums), np.nan), where=sums > 0)
+    def ratios(rows: np.ndarray) -> np.ndarray:
+        sums = bottom[rows].sum(1)
+        return np.divide(top[rows].sum(1), sums, out=np.full(len(sums), np.nan), where=sums > 0)
 
     return bootstrap(len(top), ratios, float(top.sum() / bottom.sum()))
 
@@ -160,7 +161,7 @@ def kappa(first: Sequence[bool], second: Sequence[bool]) -> Interval:
     value = _kappa(pairs) if len(pairs) else math.nan
     if math.isnan(value):
         return NOTHING
-    return bootstrap(len(pairs), lambda drawn: [_kappa(pairs[rows]) for rows in drawn], value)
+    return bootstrap(len(pairs), lambda draws: [_kappa(pairs[rows]) for rows in draws], value)
 
 
 def _kappa(pairs: np.ndarray) -> float:
@@ -177,13 +178,13 @@ def over_seeds(values: Sequence[float | None]) -> Interval:
     """The mean over seeds with Student's t interval; of one seed its value alone, without an interval."""
     from scipy import stats
 
-    found = np.asarray([value for value in values if value is not None and np.isfinite(value)], float)
-    if len(found) == 0:
+    sample = np.asarray([value for value in values if value is not None and np.isfinite(value)], float)
+    if len(sample) == 0:
         return Interval(math.nan)
-    mean = float(found.mean())
-    if len(found) == 1:
+    mean = float(sample.mean())
+    if len(sample) == 1:
         return Interval(mean)
-    half = float(stats.t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found)))
+    half = float(stats.t.ppf(0.975, len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample)))
     return Interval(mean, mean - half, mean + half)
 
 
@@ -202,11 +203,12 @@ def paired_bootstrap(seeds: Sequence[Sums], others: Sequence[Sums]) -> Interval:
 def _nested(seeds: Sequence[tuple[Sums, ...]]) -> Interval:
     """Of each seed one ratio, or the difference of two over the same rows; the mean over seeds."""
     rng = np.random.default_rng(0)
-    draws, values = [], []
+    draws = []
+    values = []
     for parts in seeds:
         count = len(parts[0][0])
-        drawn = rng.integers(0, count, (DRAWS, count))
-        draws.append(_first_minus_second([_ratio(above[drawn], below[drawn]) for above, below in parts]))
+        rows = rng.integers(0, count, (DRAWS, count))
+        draws.append(_first_minus_second([_ratio(above[rows], below[rows]) for above, below in parts]))
         values.append(_first_minus_second([_ratio(above, below) for above, below in parts]))
     stacked = np.stack(draws)  # [seeds, DRAWS]
     chosen = rng.integers(0, len(seeds), (DRAWS, len(seeds)))
@@ -320,4 +322,7 @@ def context_figures(truths: Sequence[dict[str, Any]]) -> Figures:
 def summary_columns() -> list[str]:
     """The header of summary.csv: the figures in their order, then their intervals."""
     with_interval = [name for name in SUMMARY if name not in WITHOUT_INTERVAL]
-    return [*SUMMARY, *(f"{name}_{end}" for name in with_interval for end in ("low", "high"))]
+    columns = list(SUMMARY)
+    for name in with_interval:
+        columns += [f"{name}_low", f"{name}_high"]
+    return columns

@@ -52,7 +52,8 @@ def _judge_rules(params: "Params") -> Iterator[str]:
     judge = JUDGES.get(params.judge.method)
     if judge is None:
         return
-    method, is_toybox = params.judge.method, params.data.path in ("toybox", None)
+    method = params.judge.method
+    is_toybox = params.data.path in ("toybox", None)
     if params.judge.min_margin and judge.asks_policy and not judge.has_margin:
         yield "judge.min_margin: a generated verdict has no margin; set judge.method=score, or leave it 0"
     if judge.needs_facts and not is_toybox:

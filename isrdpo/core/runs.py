@@ -177,6 +177,10 @@ class Run:
         """Locate pi_{t+1}, the policy that training t made (t = 0: the base)."""
         return self.policy(t + 1)
 
+    def has_policy(self, t: int) -> bool:
+        """Whether pi_t is there: `keep_policies` may have dropped it."""
+        return t <= 1 or Path(self.policy(t)).is_dir()
+
     def marker_path(self, stage: str, t: int) -> Path:
         """The file that says that a stage is done."""
         return self.iteration(t) / ".done" / f"{stage}.json"

@@ -44,8 +44,9 @@ class Batches(Generic[Item]):
 
         The caller appends the rows of each before it takes the next.
         """
-        left = self.items[self.log.done :]
-        for number, batch in enumerate(progress_bar(left, len(left), self.label), self.log.done + 1):
+        waiting = self.items[self.log.done :]
+        bar = progress_bar(waiting, len(waiting), self.label)
+        for number, batch in enumerate(bar, self.log.done + 1):
             yield batch
             if self.log.done != number:
                 raise RuntimeError(f"{self.log.path}: the rows of batch {number} were not appended")

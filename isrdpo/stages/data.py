@@ -1,37 +1,46 @@
 """Stage 1, data: python -m isrdpo.stages.data --run outputs/toybox --iteration 1
 
-Dataset files -> validated samples.jsonl. Iteration 0 holds the evaluation questions (and the fixed pairs); every iteration t >= 1 has
-the same videos and questions by default, so that c_{t-1} exists; what is new each time is the draws. With `data.reuse: false` each has its own.
+Dataset files -> samples.jsonl, rows whose videos decode. Iteration 0 holds the evaluation questions (and
+the fixed pairs). Every iteration t >= 1 has the same videos and questions by default, so that c_{t-1}
+exists; what is new each time is the draws. With `data.reuse: false` each iteration has questions of its
+own.
 """
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from isrdpo.core import records
 from isrdpo.core.clips import find_clip
-from isrdpo.core.errors import RunError
+from isrdpo.core.errors import RunError, VideoError
 from isrdpo.core.folders import resolve
 from isrdpo.core.params import Params
 from isrdpo.core.progress import progress_bar
-from isrdpo.core.records import BadRow
-from isrdpo.core.runs import Run, Stage, stage_main
+from isrdpo.core.records import BadRow, FixedPair, Sample
+from isrdpo.core.rules import TEST_SETS
+from isrdpo.core.runs import Run, stage_main
+from isrdpo.core.stage import Stage
 from isrdpo.formats import benchmarks, predictions, video
-from isrdpo.formats import files as formats
-from isrdpo.formats import rows as spellings
+from isrdpo.formats.files import dataset_rows
+from isrdpo.formats.rows import RowError, row_id, sample_from_row
 
-FRAMES = 8  # decoded to see that a video can be: as many as the released checkpoints take, so damage in its middle is found here
+if TYPE_CHECKING:
+    from isrdpo.toybox.world import Difficulty
 
-
-SETS = ("msvd", "msrvtt", "tgif", "ssv2", "actnet", "vidal", "webvid")  # LLaVA-Hound's test sets, some also as `official`
+FRAMES = 8  # decoded as a test; as many as the released checkpoints take, so damage in the middle is seen
+TOYBOX_SAMPLES = 384  # where data.samples is 0
+TOYBOX_QUESTIONS = 256  # where data.questions is 0
 
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset file. `kind`: of its rows that name none; `prefix`: of its rows' ids, where several files are read together; `benchmark`: which, where it is
-    such a one's folder."""
+    """A dataset file.
+
+    `kind` is that of rows that name none. `prefix` stands before the ids of its rows, where several files
+    are read together. `benchmark` is the benchmark whose folder this is, if it is one.
+    """
 
     path: Path
     kind: str = ""
@@ -41,188 +50,269 @@ class Source:
 
 @dataclass(frozen=True)
 class Overview:
-    """What a data set is before a run. `counts`: rows by use; `train`: the training rows that can be read; `clips`: each distinct video that is there, with the
-    ids of its rows; `bad`: details of bad rows by cause."""
+    """A data set before a run.
+
+    `counts` are rows by use, `train` the training rows that can be read, `clips` the ids of the rows of
+    each distinct video that is there, `bad` the details of bad rows by cause.
+    """
 
     source: str
     counts: dict[str, int]
-    train: list[records.Sample]
-    clips: dict[Path, list[str]]
-    bad: dict[str, list[str]]
+    train: list[Sample] = field(default_factory=list)
+    clips: dict[Path, list[str]] = field(default_factory=dict)
+    bad: dict[str, list[str]] = field(default_factory=dict)
 
 
 def run(run: Run, iteration: int) -> None:
-    """Makes the evaluation set (iteration 0) first, where it is not there."""
+    """Prepare the samples of iteration t; the evaluation set (iteration 0) first, where it is not there."""
     if iteration > 0 and not run.done("data", 0):
-        _prepare(run, 0)
-    _prepare(run, iteration)
+        prepare(run, 0)
+    prepare(run, iteration)
 
 
-def _prepare(run: Run, iteration: int) -> None:
+def prepare(run: Run, iteration: int) -> None:
+    """Write the samples of one iteration. Raises RunError where none is usable."""
     with run.stage("data", iteration) as stage:
         if stage is None:
             return
-        rows = toybox(run, iteration) if run.params.data.path == "toybox" else from_folder(run, stage)
-        records.write_jsonl(stage.path("samples.jsonl"), rows)
-        stage.count("samples", len(rows))
+        if run.params.data.path == "toybox":
+            samples = toybox_samples(run, iteration)
+        else:
+            samples = folder_samples(stage)
+        records.write_jsonl(stage.path("samples.jsonl"), samples)
+        stage.count("samples", len(samples))
         if iteration == 0:
-            pairs = fixed_pairs(run)
+            pairs = toybox_fixed_pairs(run)
             records.write_jsonl(stage.path("fixed_pairs.jsonl"), pairs)
             stage.count("fixed_pairs", len(pairs))
-        if not rows:
-            raise RunError(f"{stage.path('samples.jsonl')}: no usable sample; bad ones are listed in bad_data.jsonl beside it")
+        if not samples:
+            raise RunError(
+                f"{stage.path('samples.jsonl')}: no usable sample; "
+                f"bad ones are listed in bad_data.jsonl beside it"
+            )
 
 
-def difficulty(params: Params) -> Any:
+def toybox_difficulty(params: Params) -> "Difficulty":
+    """The world's difficulty, as the section `toybox` of the parameters has it."""
     from isrdpo.toybox import world
 
-    return world.Difficulty(**params.toybox.__dict__)
+    return world.Difficulty(**params.toybox.model_dump())
 
 
-def toybox(run: Run, iteration: int) -> list[records.Sample]:
+def toybox_samples(run: Run, iteration: int) -> list[Sample]:
+    """Toybox's questions for iteration t, their clips written where they are not there yet."""
     from isrdpo.toybox import world
 
     data = run.params.data
-    split, count = ("evaluate", data.questions or 256) if iteration == 0 else ("loop", data.samples or 384)
-    start = 0 if iteration == 0 or data.reuse else (iteration - 1) * count
-    return world.samples(split, count, run.params.seed, difficulty(run.params), run.videos_folder(), start)
+    seed = run.params.seed
+    difficulty = toybox_difficulty(run.params)
+    if iteration == 0:
+        count = data.questions or TOYBOX_QUESTIONS
+        return world.samples("evaluate", count, seed, difficulty, run.videos_folder(), 0)
+    count = data.samples or TOYBOX_SAMPLES
+    start = 0 if data.reuse else (iteration - 1) * count
+    return world.samples("loop", count, seed, difficulty, run.videos_folder(), start)
 
 
-def fixed_pairs(run: Run) -> list[records.FixedPair]:
-    if run.params.data.path != "toybox" or not run.params.data.fixed_pairs:
+def toybox_fixed_pairs(run: Run) -> list[FixedPair]:
+    """Toybox's held-out pairs; none of other data, whose facts are not known."""
+    data = run.params.data
+    if data.path != "toybox" or not data.fixed_pairs:
         return []
     from isrdpo.toybox import world
 
-    return world.fixed_pairs(run.params.data.fixed_pairs, run.params.seed, difficulty(run.params), run.videos_folder())
+    difficulty = toybox_difficulty(run.params)
+    return world.fixed_pairs(data.fixed_pairs, run.params.seed, difficulty, run.videos_folder())
 
 
-def from_folder(run: Run, stage: Stage) -> list[records.Sample]:
-    """The rows of data.train (or of each of data.test's files for iteration 0) whose videos can be read; the others are bad samples."""
-    data, taken, root = run.params.data, [], run.videos_folder(held_out=stage.t == 0)
-    for source in sources(run.params, stage.t):
-        found = list(read_rows(source, root))
-        rows, bad = [row for row in found if isinstance(row, records.Sample)], [row for row in found if isinstance(row, BadRow)]
+def folder_samples(stage: Stage) -> list[Sample]:
+    """The rows of data.train (iteration 0: of each file of data.test) whose videos decode; the others are
+    bad samples.
+    """
+    run = stage.run
+    data = stage.params.data
+    root = run.videos_folder(held_out=stage.t == 0)
+    samples: list[Sample] = []
+    for source in iteration_sources(run.params, stage.t):
+        rows = list(read_source(source, root))
+        good = [row for row in rows if isinstance(row, Sample)]
+        bad = [row for row in rows if isinstance(row, BadRow)]
         if source.benchmark:
-            rows = benchmarks.some(rows, data.questions, run.params.seed)
+            chosen = benchmarks.some(good, data.questions, run.params.seed)
         else:
-            rows = [rows[i] for i in taken_in(run.params, stage.t, len(rows))]
-        taken += rows
-        stage.total += len(rows) + len(bad)
+            chosen = [good[index] for index in rows_of_iteration(run.params, stage.t, len(good))]
+        samples += chosen
+        stage.total += len(chosen) + len(bad)
         for row in bad:
             stage.bad(row.id, row.cause, row.detail)
-    return readable(taken, root, stage)
+    return decodable_samples(stage, samples, root)
 
 
-def taken_in(params: Params, t: int, count: int) -> list[int]:
-    """Which of `count` rows iteration t takes, in their order: all, so many drawn by the seed, or (data.reuse: false) its own part of them, which no other
-    iteration takes. Raises RunError where there are too few for that."""
+def rows_of_iteration(params: Params, t: int, count: int) -> list[int]:
+    """The numbers of the rows, of `count`, that iteration t takes, in their order.
+
+    All of them; or as many as asked for, drawn by the seed; or (data.reuse: false) a part that no other
+    iteration takes. Raises RunError where there are too few for that.
+    """
     data = params.data
     if t and not data.reuse:
-        size, order = data.samples or count // params.iterations, list(range(count))
-        if size == 0 or size * params.iterations > count:
-            each = f"data.samples={data.samples} in each of " if data.samples else "one question in each of "
-            raise RunError(f"data.reuse=false: {each}{params.iterations} iterations is more than the {count} rows there are; lower them, or set data.reuse=true")
-        random.Random(f"{params.seed}-parts").shuffle(order)
-        return sorted(order[(t - 1) * size : t * size])
-    wanted = data.samples if t else data.questions
-    return sorted(random.Random(f"{params.seed}-subset").sample(range(count), wanted)) if 0 < wanted < count else list(range(count))
+        return _part_of_iteration(params, t, count)
+    number = data.samples if t else data.questions
+    if not 0 < number < count:
+        return list(range(count))
+    return sorted(random.Random(f"{params.seed}-subset").sample(range(count), number))
 
 
-def sources(params: Params, t: int) -> list[Source]:
-    """The dataset files of an iteration. Raises RunError where two test files would go by one name, and where one that is to be had from the hub is not there."""
-    made = _sources(params, t)
-    if params.data.source and (absent := [source.path for source in made if not source.path.exists()]):
-        raise RunError(f"{absent[0]}: no such dataset file; fetch it first (`isrdpo fetch PARAMS`, as for this run), or give data=FOLDER")
-    return made
+def _part_of_iteration(params: Params, t: int, count: int) -> list[int]:
+    samples = params.data.samples
+    iterations = params.iterations
+    size = samples or count // iterations
+    if size == 0 or size * iterations > count:
+        demand = f"data.samples={samples}" if samples else "one question"
+        raise RunError(
+            f"data.reuse=false: {demand} in each of {iterations} iterations is more than "
+            f"the {count} rows there are; lower them, or set data.reuse=true"
+        )
+    order = list(range(count))
+    random.Random(f"{params.seed}-parts").shuffle(order)
+    return sorted(order[(t - 1) * size : t * size])
+
+
+def iteration_sources(params: Params, t: int) -> list[Source]:
+    """The dataset files of an iteration.
+
+    Raises RunError where two test files would have one name, and where a file that `isrdpo fetch` brings is
+    not there.
+    """
+    sources = _sources(params, t)
+    absent = [source.path for source in sources if not source.path.exists()]
+    if params.data.source and absent:
+        raise RunError(
+            f"{absent[0]}: no such dataset file; fetch it first (`isrdpo fetch PARAMS`, as for this run), "
+            f"or give data=FOLDER"
+        )
+    return sources
 
 
 def _sources(params: Params, t: int) -> list[Source]:
-    data, folder = params.data, resolve(params.data.path)
+    data = params.data
+    folder = resolve(data.path)
     if t:
         return [Source(folder / data.train)]
     if data.benchmark != "none":
         return [Source(folder / data.test, benchmark=data.benchmark)]
     names = [name.strip() for name in data.test.split(",") if name.strip()]
     sets = [predictions.set_name(name) for name in names]
-    if twice := [name for name in sets if sets.count(name) > 1]:
-        raise RunError(f"data.test: two of its files are the set {twice[0]!r}; rename one, or leave it out")
+    duplicates = [name for name in sets if sets.count(name) > 1]
+    if duplicates:
+        raise RunError(
+            f"data.test: two of its files are the set {duplicates[0]!r}; rename one, or leave it out"
+        )
     if len(names) == 1:
-        known = sets[0].removesuffix(".official") in SETS
-        return [Source(folder / names[0], kind=sets[0] if known else "")]
-    return [Source(folder / name, kind=found, prefix=f"{found}/") for name, found in zip(names, sets, strict=True)]
+        is_known = sets[0].removesuffix(".official") in TEST_SETS
+        return [Source(folder / names[0], kind=sets[0] if is_known else "")]
+    return [
+        Source(folder / name, kind=set_name, prefix=f"{set_name}/")
+        for name, set_name in zip(names, sets, strict=True)
+    ]
 
 
-def readable(rows: list[records.Sample], root: Path, stage: Stage) -> list[records.Sample]:
-    """The samples whose video decodes; each distinct video is tried once, and goes by one name whatever its spelling in the rows."""
-    broken: dict[str, tuple[str, str]] = {}
-    known: dict[str, Path] = {}
+def decodable_samples(stage: Stage, samples: list[Sample], root: Path) -> list[Sample]:
+    """The samples whose video decodes; the others are bad.
+
+    Each distinct video is tried once, and has one name afterwards, however the rows spell it.
+    """
+    names = list(dict.fromkeys(sample.video for sample in samples))
+    paths: dict[str, Path] = {}
+    causes: dict[str, tuple[str, str]] = {}
     decoded: set[Path] = set()
-    for name in progress_bar(list(dict.fromkeys(row.video for row in rows)), len({row.video for row in rows}), f"iteration {stage.t}: videos"):
+    for name in progress_bar(names, len(names), f"iteration {stage.t}: videos"):
         try:
             path = find_clip(root, name)
-        except video.VideoError as error:
-            broken[name] = ("missing video", str(error))
+        except VideoError as error:
+            causes[name] = ("missing video", str(error))
             continue
         try:
             if path not in decoded:
                 video.read(path, FRAMES, stage.params.video.span)
                 decoded.add(path)
-            known[name] = path
-        except video.VideoError as error:
-            broken[name] = ("broken video", str(error))
-    for row in rows:
-        if row.video in broken:
-            stage.bad(row.id, *broken[row.video])
-    return [replace(row, video=known[row.video].relative_to(root).as_posix()) for row in rows if row.video in known]
+            paths[name] = path
+        except VideoError as error:
+            causes[name] = ("broken video", str(error))
+    for sample in samples:
+        if sample.video in causes:
+            stage.bad(sample.id, *causes[sample.video])
+    good = [sample for sample in samples if sample.video in paths]
+    return [replace(row, video=paths[row.video].relative_to(root).as_posix()) for row in good]
 
 
-def read_rows(source: Source, clips: Path) -> Iterator[records.Sample | BadRow]:
-    """A Sample for each row of a dataset file in any of the formats and spellings, or what is wrong with it. `clips`: the folder of videos."""
+def read_source(source: Source, clips: Path) -> Iterator[Sample | BadRow]:
+    """A Sample for each row of a dataset file, in any format and spelling, or a BadRow that says what is
+    wrong with it.
+
+    `clips` is the folder of videos.
+    """
     if source.benchmark:
         yield from benchmarks.read(source.benchmark, source.path)
         return
-    seen: set[str] = set()
-    for row in formats.rows(source.path, clips):
+    ids: set[str] = set()
+    for row in dataset_rows(source.path, clips):
         try:
             if isinstance(row.values, ValueError):
                 raise row.values
-            found = spellings.sample(row.values, row.id)
+            sample = sample_from_row(row.values, row.id)
         except (ValueError, TypeError, AttributeError) as error:
-            cause = str(error) if isinstance(error, spellings.RowError) else "unreadable row"
-            yield BadRow(source.prefix + (spellings.identity(row.values) or row.id or row.name), cause, f"{row.where}: {error}")
+            cause = str(error) if isinstance(error, RowError) else "unreadable row"
+            name = row_id(row.values) or row.id or row.name
+            yield BadRow(source.prefix + name, cause, f"{row.where}: {error}")
             continue
-        found = replace(found, id=source.prefix + found.id, kind=found.kind or source.kind)
-        yield BadRow(found.id, "duplicate id", row.where) if found.id in seen else found
-        seen.add(found.id)
+        sample = replace(sample, id=source.prefix + sample.id, kind=sample.kind or source.kind)
+        yield BadRow(sample.id, "duplicate id", row.where) if sample.id in ids else sample
+        ids.add(sample.id)
 
 
 def inspect(params: Params) -> Overview:
-    """What `isrdpo check` says of the data, without a model. Opens no video, looks that each is there."""
-    if params.data.path == "toybox":
-        counts = ({"train rows": params.data.samples or 384} if params.iterations else {}) | {"evaluation rows": params.data.questions or 256}
-        return Overview("toybox", counts, [], {}, {})
-    folder = resolve(params.data.path)
-    bad, train, clips, counts = {}, [], {}, {}
-    uses = ((1, "train rows"), (0, "evaluation rows")) if params.iterations else ((0, "evaluation rows"),)
-    for t, kind in uses:
-        root, known, counts[kind] = folder / (params.data.test if t == 0 and params.data.benchmark != "none" else params.data.videos), {}, 0
-        for found in (found for source in sources(params, t) for found in progress_bar(read_rows(source, root), None, f"check: {kind}")):
-            counts[kind] += 1
-            if isinstance(found, BadRow):
-                bad.setdefault(found.cause, []).append(f"{found.id}: {found.detail}")
+    """Look at the data before a run, without a model: open no video, but look whether each is there."""
+    data = params.data
+    if data.path == "toybox":
+        counts = {"train rows": data.samples or TOYBOX_SAMPLES} if params.iterations else {}
+        return Overview("toybox", counts | {"evaluation rows": data.questions or TOYBOX_QUESTIONS})
+    overview = Overview(str(resolve(data.path)), {})
+    if params.iterations:
+        _inspect_iteration(overview, params, 1, "train rows")
+    _inspect_iteration(overview, params, 0, "evaluation rows")
+    return overview
+
+
+def _inspect_iteration(overview: Overview, params: Params, t: int, use: str) -> None:
+    """Add the rows of one iteration to an overview, counted under `use`."""
+    data = params.data
+    is_benchmark = t == 0 and data.benchmark != "none"
+    root = resolve(data.path) / (data.test if is_benchmark else data.videos)
+    paths: dict[str, Path | VideoError] = {}
+    overview.counts[use] = 0
+    for source in iteration_sources(params, t):
+        for row in progress_bar(read_source(source, root), None, f"check: {use}"):
+            overview.counts[use] += 1
+            if isinstance(row, BadRow):
+                overview.bad.setdefault(row.cause, []).append(f"{row.id}: {row.detail}")
                 continue
-            if found.video not in known:
-                try:
-                    known[found.video] = find_clip(root, found.video)
-                except video.VideoError as error:
-                    known[found.video] = error
-            path = known[found.video]
-            if isinstance(path, video.VideoError):
-                bad.setdefault("missing video", []).append(f"{found.id}: {path}")
+            if row.video not in paths:
+                paths[row.video] = _clip_or_error(root, row.video)
+            path = paths[row.video]
+            if isinstance(path, VideoError):
+                overview.bad.setdefault("missing video", []).append(f"{row.id}: {path}")
             else:
-                clips.setdefault(path, []).append(found.id)
-            train += [found] if t else []
-    return Overview(str(folder), counts, train, clips, bad)
+                overview.clips.setdefault(path, []).append(row.id)
+            if t:
+                overview.train.append(row)
+
+
+def _clip_or_error(root: Path, name: str) -> Path | VideoError:
+    try:
+        return find_clip(root, name)
+    except VideoError as error:
+        return error
 
 
 if __name__ == "__main__":

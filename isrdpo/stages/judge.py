@@ -1,149 +1,218 @@
 """Stage 3, judge: python -m isrdpo.stages.judge --run outputs/toybox --iteration 1
 
-responses.jsonl -> judgments.jsonl (a row a call) and preferences.jsonl (y_w, y_l). The same pi_t reads (V, x, c_t, y1, y2) and says
-which is better, in both orders by default; what the orders do not agree on, ties and unreadable replies are counted and left out.
+responses.jsonl -> judgments.jsonl (one row for each call) and preferences.jsonl (y_w, y_l). The same pi_t
+reads (V, x, c_t, y1, y2) and says which response is better, in both orders by default. Pairs on which the
+orders do not agree, ties and replies that cannot be read are counted and left out.
+
+A judge is an entry of `core.judges.JUDGES` (what it needs) and of `VERDICTS` below (how it decides).
 """
 
 import math
 from collections import Counter
+from collections.abc import Callable
 
 from isrdpo.core import records
-from isrdpo.core.clips import find_clip
 from isrdpo.core.errors import RunError
-from isrdpo.core.progress import progress_bar
-from isrdpo.core.runs import Run, Stage, draw_seed, stage_main
+from isrdpo.core.judges import JUDGES
+from isrdpo.core.metrics import word_count
+from isrdpo.core.records import Judgment, Preference, Responses, Sample
+from isrdpo.core.runs import Run, draw_seed, stage_main
+from isrdpo.core.stage import Stage
 from isrdpo.models import verdicts
+from isrdpo.stages.policies import open_policy
+
+Samples = dict[str, Sample]  # by id
+Calls = dict[str, list[Judgment]]  # by the sample's id
 
 
 def run(run: Run, iteration: int) -> None:
+    """Judge the pairs of iteration t, and keep the decisive verdicts as preferences."""
     with run.stage("judge", iteration) as stage:
         if stage is None:
             return
-        samples = {s.id: s for s in records.read_jsonl(run.file(iteration, "samples.jsonl"), records.Sample)}
+        samples = {row.id: row for row in records.read_jsonl(stage.path("samples.jsonl"), Sample)}
         method = stage.params.judge.method
-        if method == "given":
-            by_data_set(stage, samples)
-            return
-        answered = records.read_jsonl(run.file(iteration, "responses.jsonl"), records.Responses)
-        stage.total = len(answered)
-        usable = [r for r in answered if all(text.strip() for text in r.responses) and (r.context is None or r.context.strip())]
-        differing = [r for r in usable if r.responses[0].strip() != r.responses[1].strip()]
-        if method in ("truth", "random"):
-            calls = by_truth(stage, samples, differing) if method == "truth" else by_coin(stage, differing)
+        if JUDGES[method].needs_responses:
+            pairs = response_pairs(stage)
         else:
-            calls = by_policy(stage, run, samples, differing)
-        keep(stage, samples, differing, calls)
-        stage.count("empty", len(answered) - len(usable))
-        stage.count("ties", len(usable) - len(differing))
+            pairs = data_set_pairs(stage, samples)
+        calls = VERDICTS[method](stage, samples, pairs)
+        if not JUDGES[method].asks_policy:
+            records.write_jsonl(stage.path("judgments.jsonl"), calls)
+        write_preferences(stage, samples, pairs, calls_by_sample(calls))
 
 
-def by_policy(stage: Stage, run: Run, samples: dict[str, records.Sample], rows: list[records.Responses]) -> dict[str, list[records.Judgment]]:
-    """The calls by sample, from the policy itself."""
-    from isrdpo.models import local as vlmm
+def response_pairs(stage: Stage) -> list[Responses]:
+    """The responses that can be judged: neither of them is empty, nor their description, and they are not
+    the same text.
+    """
+    rows = records.read_jsonl(stage.path("responses.jsonl"), Responses)
+    usable = [row for row in rows if is_usable(row)]
+    differing = [row for row in usable if row.responses[0].strip() != row.responses[1].strip()]
+    stage.total = len(rows)
+    stage.count("empty", len(rows) - len(usable))
+    stage.count("ties", len(usable) - len(differing))
+    return differing
 
+
+def is_usable(row: Responses) -> bool:
+    """Whether neither response is empty, nor the description where there is one."""
+    return all(text.strip() for text in row.responses) and (row.context is None or bool(row.context.strip()))
+
+
+def data_set_pairs(stage: Stage, samples: Samples) -> list[Responses]:
+    """The data set's own chosen and rejected. A sample without both, or with equal ones, is bad."""
+    rows = records.data_set_responses(samples.values())
+    stage.total = len(rows)
+    pairs = []
+    for row in rows:
+        cause = records.why_no_pair(*row.responses)
+        if cause:
+            stage.bad(row.id, cause)
+        else:
+            pairs.append(row)
+    share = stage.params.judge.keep_surest
+    if share < 1:
+        stage.warn(
+            f"judge.keep_surest={share}: given pairs have no margin, "
+            f"so the first {share:.0%} of them are kept"
+        )
+    return pairs
+
+
+def judge_by_policy(stage: Stage, samples: Samples, pairs: list[Responses]) -> list[Judgment]:
+    """The policy's own verdicts, with its description at hand where there is one."""
     size = stage.params.judge.batch_size
-    log = stage.log("judgments.jsonl", records.Judgment, size)
-    batches = records.cut_batches(rows, size)
-    if log.done < len(batches):
-        model, root = vlmm.open_model(run.params, run.policy(stage.t)), run.videos_folder()
-        for batch in progress_bar(batches[log.done :], len(batches) - log.done, f"iteration {stage.t}: judge"):
-            asked = [samples[r.id] for r in batch]
-            videos = model.encode([find_clip(root, s.video) for s in asked])
-            made = verdicts.ask(
-                model, stage.params, [r.id for r in batch], videos, [s.question for s in asked], [r.responses for r in batch], [r.context for r in batch]
+    batches = stage.batches("judgments.jsonl", Judgment, records.cut_batches(pairs, size), size, "judge")
+    if not batches.complete:
+        policy = open_policy(stage.run, stage.run.policy(stage.t))
+        for batch in batches:
+            calls = verdicts.ask_policy(
+                policy,
+                stage.params,
+                [row.id for row in batch],
+                policy.encode([stage.run.clip(samples[row.id].video) for row in batch]),
+                [samples[row.id].question for row in batch],
+                [row.responses for row in batch],
+                [row.context for row in batch],
             )
-            log.append([call for calls in made for call in calls])
-    return grouped(log.rows())
+            batches.append([call for row_calls in calls for call in row_calls])
+    return batches.rows()
 
 
-def by_truth(stage: Stage, samples: dict[str, records.Sample], rows: list[records.Responses]) -> dict[str, list[records.Judgment]]:
-    """Perfect verdicts, from Toybox's facts: the asked claim decides, then the fewer false claims; equal truth is undecided."""
+def judge_by_truth(stage: Stage, samples: Samples, pairs: list[Responses]) -> list[Judgment]:
+    """Perfect verdicts, from Toybox's facts: the claim that was asked about decides, then the fewer false
+    claims.
+
+    Responses that are equally true get no verdict. Raises RunError for a sample without facts.
+    """
     from isrdpo.toybox import claims
 
     calls = []
-    for row in rows:
+    for row in pairs:
         facts = samples[row.id].facts
         if facts is None:
-            raise RunError(f"judge.method=truth needs facts, which sample {row.id} has not; only Toybox knows them")
+            raise RunError(
+                f"judge.method=truth: sample {row.id} has no facts; only Toybox's samples have them"
+            )
         order = claims.better(*(claims.truth(text, facts) for text in row.responses))
         if order:
-            calls.append(records.Judgment(row.id, 0, 0 if order > 0 else 1, "truth", None))
-    records.write_jsonl(stage.path("judgments.jsonl"), calls)
-    return grouped(calls)
+            calls.append(Judgment(row.id, 0, 0 if order > 0 else 1, "truth", None))
+    return calls
 
 
-def by_coin(stage: Stage, rows: list[records.Responses]) -> dict[str, list[records.Judgment]]:
-    """Verdicts that know nothing: what training on any pair of its own does to a policy."""
-    tossed = [draw_seed(stage.params.seed, stage.t, row.id, "coin") & 1 for row in rows]
-    calls = [records.Judgment(row.id, 0, choice, "coin", None) for row, choice in zip(rows, tossed, strict=True)]
-    records.write_jsonl(stage.path("judgments.jsonl"), calls)
-    return grouped(calls)
+def judge_by_coin(stage: Stage, samples: Samples, pairs: list[Responses]) -> list[Judgment]:
+    """Random verdicts. They show what training on any of its own pairs does to a policy."""
+    return [
+        Judgment(row.id, 0, draw_seed(stage.params.seed, stage.t, row.id, "coin") & 1, "coin", None)
+        for row in pairs
+    ]
 
 
-def by_data_set(stage: Stage, samples: dict[str, records.Sample]) -> None:
-    """The data set's own chosen and rejected as they are, as LLaVA-Hound-DPO trains on them; a sample without both, or with equal ones, is bad."""
-    stage.total, rows = len(samples), records.data_set_responses(samples.values())
-    differing = [row for row in rows if not records.why_no_pair(*row.responses)]
-    for row in rows:
-        if cause := records.why_no_pair(*row.responses):
-            stage.bad(row.id, cause)
-    calls = [records.Judgment(row.id, 0, 0, "given", None) for row in differing]
-    records.write_jsonl(stage.path("judgments.jsonl"), calls)
-    if (share := stage.params.judge.keep_surest) < 1:
-        stage.warn(f"judge.keep_surest={share}: given pairs have no margin, so the first {share:.0%} of them are kept")
-    keep(stage, samples, differing, grouped(calls))
+def judge_by_data_set(stage: Stage, samples: Samples, pairs: list[Responses]) -> list[Judgment]:
+    """The data set's own verdicts: chosen is better than rejected, as LLaVA-Hound-DPO trains on them."""
+    return [Judgment(row.id, 0, 0, "given", None) for row in pairs]
 
 
-def grouped(calls: list[records.Judgment]) -> dict[str, list[records.Judgment]]:
-    found: dict[str, list[records.Judgment]] = {}
+VERDICTS: dict[str, Callable[[Stage, Samples, list[Responses]], list[Judgment]]] = {
+    "generate": judge_by_policy,
+    "score": judge_by_policy,
+    "truth": judge_by_truth,
+    "random": judge_by_coin,
+    "given": judge_by_data_set,
+}
+
+
+def calls_by_sample(calls: list[Judgment]) -> Calls:
+    """The calls of each sample, in their order."""
+    grouped: Calls = {}
     for call in calls:
-        found.setdefault(call.id, []).append(call)
-    return found
+        grouped.setdefault(call.id, []).append(call)
+    return grouped
 
 
-def keep(stage: Stage, samples: dict[str, records.Sample], rows: list[records.Responses], calls: dict[str, list[records.Judgment]]) -> None:
-    """Decisive verdicts become preferences; the rest is counted by reason."""
-    kept, reasons = [], Counter(kept=0, disagreement=0, unparsed=0, weak=0, undecided=0, unsure=0, unbalanced=0)
-    for row in rows:
-        mine = calls.get(row.id, [])
-        choice, reason = verdicts.decide(mine, stage.params.judge.min_margin) if mine else (None, "undecided")
-        reasons[reason] += 1
+def write_preferences(stage: Stage, samples: Samples, pairs: list[Responses], calls: Calls) -> None:
+    """Turn decisive verdicts into preferences; count the others by the reason why they are left out."""
+    counts = Counter(kept=0, disagreement=0, unparsed=0, weak=0, undecided=0, unsure=0, unbalanced=0)
+    decisive = []
+    for row in pairs:
+        row_calls = calls.get(row.id, [])
+        choice, reason = decide(row_calls, stage.params.judge.min_margin)
+        counts[reason] += 1
         if choice is not None:
-            sample, text = samples[row.id], row.responses
-            kept.append(records.Preference(row.id, sample.video, sample.question, text[choice], text[1 - choice], verdicts.margin(mine)))
+            decisive.append(preference(samples[row.id], row.responses, choice, verdicts.margin(row_calls)))
         elif reason == "unparsed":
-            stage.bad(row.id, "unparsed verdict", next(c.reply for c in mine if c.choice is None)[:200])
-    if stage.params.judge.keep_surest < 1:
-        surest = keep_surest(kept, stage.params.judge.keep_surest)
-        reasons["unsure"], reasons["kept"] = len(kept) - len(surest), len(surest)
-        kept = surest
-    if stage.params.judge.balance_lengths:
-        balanced = balance(kept)
-        reasons["unbalanced"], reasons["kept"] = len(kept) - len(balanced), len(balanced)
-        kept = balanced
-    records.write_jsonl(stage.path("preferences.jsonl"), kept)
-    for reason, n in reasons.items():
-        stage.count(reason, n)
+            unread = next(call.reply for call in row_calls if call.choice is None)
+            stage.bad(row.id, "unparsed verdict", unread[:200])
+    surest = keep_surest(decisive, stage.params.judge.keep_surest)
+    balanced = balance_lengths(surest) if stage.params.judge.balance_lengths else surest
+    counts["unsure"] = len(decisive) - len(surest)
+    counts["unbalanced"] = len(surest) - len(balanced)
+    counts["kept"] = len(balanced)
+    records.write_jsonl(stage.path("preferences.jsonl"), balanced)
+    for reason, number in counts.items():
+        stage.count(reason, number)
 
 
-def keep_surest(pairs: list[records.Preference], share: float) -> list[records.Preference]:
-    """The given share of the pairs (rounded up), those with the largest margins, in their order; without margins the first ones."""
-    ranked = sorted(pairs, key=lambda pair: -(pair.margin or 0.0))[: math.ceil(share * len(pairs))]
-    chosen = {pair.id for pair in ranked}
-    return [pair for pair in pairs if pair.id in chosen]
+def decide(calls: list[Judgment], min_margin: float) -> tuple[int | None, str]:
+    """The verdict of a pair and its reason, as `verdicts.decide` has them; a pair without calls is undecided."""
+    return verdicts.decide(calls, min_margin) if calls else (None, "undecided")
 
 
-def balance(pairs: list[records.Preference]) -> list[records.Preference]:
-    """As many pairs whose chosen has more words as pairs whose chosen has fewer: of the more numerous kind the weakest verdicts go (without
-    margins the last ones). Pairs of equal length stay."""
-    kinds: dict[int, list[records.Preference]] = {1: [], -1: []}
+def preference(sample: Sample, responses: list[str], choice: int, margin: float | None) -> Preference:
+    """The pair to train on where response `choice` is the better one."""
+    return Preference(
+        sample.id, sample.video, sample.question, responses[choice], responses[1 - choice], margin
+    )
+
+
+def keep_surest(pairs: list[Preference], share: float) -> list[Preference]:
+    """The share (rounded up) of the pairs with the largest margins, in their order; without margins the
+    first ones.
+    """
+    ranked = sorted(pairs, key=lambda pair: -(pair.margin or 0.0))
+    surest = {pair.id for pair in ranked[: math.ceil(share * len(pairs))]}
+    return [pair for pair in pairs if pair.id in surest]
+
+
+def balance_lengths(pairs: list[Preference]) -> list[Preference]:
+    """As many pairs whose chosen response is the longer as pairs whose chosen response is the shorter.
+
+    Of the more numerous kind the weakest verdicts are left out (without margins the last ones). Pairs of
+    equal length stay.
+    """
+    longer: list[Preference] = []
+    shorter: list[Preference] = []
     for pair in pairs:
-        longer = len(pair.chosen.split()) - len(pair.rejected.split())
-        if longer:
-            kinds[1 if longer > 0 else -1].append(pair)
-    few = min(map(len, kinds.values()))
-    gone = {pair.id for kind in kinds.values() for pair in sorted(kind, key=lambda pair: -(pair.margin or 0.0))[few:]}
-    return [pair for pair in pairs if pair.id not in gone]
+        difference = word_count(pair.chosen) - word_count(pair.rejected)
+        if difference:
+            (longer if difference > 0 else shorter).append(pair)
+    count = min(len(longer), len(shorter))
+    weakest: set[str] = set()
+    for kind in (longer, shorter):
+        by_margin = sorted(kind, key=lambda pair: -(pair.margin or 0.0))
+        weakest |= {pair.id for pair in by_margin[count:]}
+    return [pair for pair in pairs if pair.id not in weakest]
 
 
 if __name__ == "__main__":

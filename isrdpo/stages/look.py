@@ -1,110 +1,173 @@
-"""What only pages need: python -m isrdpo.stages.look --run outputs/toybox --iteration 1
+"""Beside judge, for pages only: python -m isrdpo.stages.look --run outputs/toybox --iteration 1
 
-The judge's pairs once more without the description (`look.without_context`) -> judgments_no_context.jsonl, and for a few of them where the
-judge looks (`look.examples`) -> looks.jsonl. No other stage reads either, so both can be switched on and off and no row is made anew.
-A heat map is gradient times input: |d log-odds / d pixel x (pixel - blank)|, summed over a cell, where blank is the frame's median color.
-Its control: the hottest tenth of the cells is blanked, and as many random ones; a map that means something moves the verdict more.
+The judge's pairs once more without the description (`look.without_context`) -> judgments_no_context.jsonl,
+and for a few of them the places where the judge looks (`look.examples`) -> looks.jsonl. No other stage
+reads either, so both can be switched on and off and no row is made again.
+
+A heat map is gradient times input: |d log-odds / d pixel x (pixel - blank)|, summed over a cell, where
+blank is the frame's median color. Its control: the hottest tenth of the cells is blanked, and as many
+random ones; a map that means something moves the verdict more than they do.
 """
 
 from typing import TYPE_CHECKING
 
 from isrdpo.core import prompts, records
-from isrdpo.core.clips import find_clip
-from isrdpo.core.progress import progress_bar
-from isrdpo.core.runs import Run, Stage, draw_seed, stage_main
+from isrdpo.core.records import Judgment, Responses, Sample
+from isrdpo.core.runs import Run, draw_seed, stage_main
+from isrdpo.core.stage import Stage
 from isrdpo.formats import video
 from isrdpo.models import verdicts
+from isrdpo.stages.policies import open_policy
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from isrdpo.models.local import VideoModel
+    from isrdpo.models.local import LocalPolicy
 
-GRID = 12  # cells a side of a heat map, at most
+GRID = 12  # cells on a side of a heat map, at most
 BLANKED = 0.1  # share of the cells that the control blanks
 DRAWS = 8  # random blankings that it is compared with
 
 
 def run(run: Run, iteration: int) -> None:
+    """Judge the pairs of iteration t without their descriptions, and draw heat maps of some of them."""
     with run.stage("look", iteration) as stage:
         if stage is None:
             return
-        from pathlib import Path
-
-        from isrdpo.models import local as vlmm
-
-        settings, policy = stage.params.look, run.policy(iteration)
-        samples = {s.id: s for s in records.read_jsonl(run.file(iteration, "samples.jsonl"), records.Sample)}
-        asked = {call.id for call in records.read_jsonl(run.file(iteration, "judgments.jsonl"), records.Judgment)}
-        rows = [r for r in records.read_jsonl(run.file(iteration, "responses.jsonl"), records.Responses) if r.id in asked]
-        stage.total = len(rows)
-        with_context = [r for r in rows if r.context is not None]
-        if not rows or not (settings.without_context and with_context or settings.examples):
+        samples = {row.id: row for row in records.read_jsonl(stage.path("samples.jsonl"), Sample)}
+        pairs = judged_responses(stage)
+        described = [row for row in pairs if row.context is not None]
+        stage.total = len(pairs)
+        settings = stage.params.look
+        judge_again = settings.without_context and bool(described)
+        if not pairs or not (judge_again or settings.examples):
             return
-        if iteration > 1 and not Path(policy).is_dir():
-            stage.warn(f"the policy that judged is gone (keep_policies: {run.params.keep_policies}): no verdicts without the description, no heat maps")
+        if not run.has_policy(iteration):
+            keep = run.params.keep_policies
+            stage.warn(
+                f"the policy that judged is gone (keep_policies: {keep}): "
+                f"no verdicts without the description, no heat maps"
+            )
             return
-        model = vlmm.open_model(run.params, policy)
-        if settings.without_context and with_context:
-            judge_again(stage, run, model, samples, with_context)
-        if settings.examples and not model.explains:
-            stage.warn(f"{run.params.model.path}: heat maps are drawn for LLaVA-Hound checkpoints only; look.examples has no effect")
+        policy = open_policy(run, run.policy(iteration))
+        if judge_again:
+            judge_without_context(stage, policy, samples, described)
+        if settings.examples and policy.cannot_explain:
+            stage.warn(f"{policy.cannot_explain}; look.examples has no effect")
             return
-        records.write_jsonl(stage.path("looks.jsonl"), [looked for row in chosen(stage, run, rows) for looked in look(stage, run, model, samples[row.id], row)])
+        rows = []
+        for row in choose_examples(stage, pairs):
+            rows += heat_maps(stage, policy, samples[row.id], row)
+        records.write_jsonl(stage.path("looks.jsonl"), rows)
 
 
-def judge_again(stage: Stage, run: Run, model: "VideoModel", samples: dict[str, records.Sample], rows: list[records.Responses]) -> None:
-    """The same pairs, by the same policy, without a description."""
-    size, root, asked = stage.params.judge.batch_size, run.videos_folder(), verdicts.own(stage.params)
-    log = stage.log("judgments_no_context.jsonl", records.Judgment, size)
-    batches = records.cut_batches(rows, size)
-    for batch in progress_bar(batches[log.done :], len(batches) - log.done, f"iteration {stage.t}: judge without the description"):
-        videos = model.encode([find_clip(root, samples[r.id].video) for r in batch])
-        made = verdicts.ask(model, asked, [r.id for r in batch], videos, [samples[r.id].question for r in batch], [r.responses for r in batch], [None] * len(batch))
-        log.append([call for calls in made for call in calls])
+def judged_responses(stage: Stage) -> list[Responses]:
+    """The rows of responses.jsonl that a verdict was asked for."""
+    judged = {call.id for call in records.read_jsonl(stage.path("judgments.jsonl"), Judgment)}
+    rows = records.read_jsonl(stage.path("responses.jsonl"), Responses)
+    return [row for row in rows if row.id in judged]
 
 
-def chosen(stage: Stage, run: Run, rows: list[records.Responses]) -> list[records.Responses]:
-    """The examples: those whose log-odds the description moves most, where both were scored; else the first ones."""
-    odds: list[dict[str, float]] = [{}, {}]
-    for found, name in zip(odds, ("judgments.jsonl", "judgments_no_context.jsonl"), strict=True):
-        path = run.file(stage.t, name)
-        for call in records.read_jsonl(path, records.Judgment) if path.exists() else []:
-            if call.scores and call.order == 0:
-                found[call.id] = call.scores[1] - call.scores[0]
-    moved = {row.id: abs(odds[0][row.id] - odds[1][row.id]) for row in rows if row.id in odds[0] and row.id in odds[1]}
-    return sorted(rows, key=lambda row: -moved.get(row.id, 0.0))[: stage.params.look.examples]
+def judge_without_context(
+    stage: Stage, policy: "LocalPolicy", samples: dict[str, Sample], pairs: list[Responses]
+) -> None:
+    """Ask the same policy for verdicts on the same pairs, without a description."""
+    size = stage.params.judge.batch_size
+    batches = stage.batches(
+        "judgments_no_context.jsonl",
+        Judgment,
+        records.cut_batches(pairs, size),
+        size,
+        "judge without the description",
+    )
+    params = verdicts.own_verdicts_params(stage.params)
+    for batch in batches:
+        calls = verdicts.ask_policy(
+            policy,
+            params,
+            [row.id for row in batch],
+            policy.encode([stage.run.clip(samples[row.id].video) for row in batch]),
+            [samples[row.id].question for row in batch],
+            [row.responses for row in batch],
+            [None] * len(batch),
+        )
+        batches.append([call for row_calls in calls for call in row_calls])
 
 
-def look(stage: Stage, run: Run, model: "VideoModel", sample: records.Sample, row: records.Responses) -> list[dict]:
-    """Rows of one pair, in its first order: `judged` (with its description, without, and each with the hottest cells blanked), `log_odds` of the second response
-    over the first (nats), `heat` [T][g][g], and for the control `random_log_odds`."""
+def choose_examples(stage: Stage, pairs: list[Responses]) -> list[Responses]:
+    """The pairs whose log-odds the description moves most, where both verdicts were scored; else the first
+    ones.
+    """
+    with_context = first_log_odds(stage, "judgments.jsonl")
+    without = first_log_odds(stage, "judgments_no_context.jsonl")
+    moved = {name: abs(with_context[name] - without[name]) for name in with_context.keys() & without.keys()}
+    ranked = sorted(pairs, key=lambda row: -moved.get(row.id, 0.0))
+    return ranked[: stage.params.look.examples]
+
+
+def first_log_odds(stage: Stage, name: str) -> dict[str, float]:
+    """Log-odds (nats) of the second response over the first, in the first order, of each scored verdict in
+    a file.
+    """
+    path = stage.path(name)
+    calls = records.read_jsonl(path, Judgment) if path.exists() else []
+    return {call.id: call.scores[1] - call.scores[0] for call in calls if call.scores and call.order == 0}
+
+
+def heat_maps(stage: Stage, policy: "LocalPolicy", sample: Sample, row: Responses) -> list[dict]:
+    """Rows of one pair, in its first order: with its description and without, each also with its hottest
+    cells blanked.
+
+    A row has `judged` (which of these it is), `log_odds` of the second response over the first (nats),
+    `heat` [T][g][g], and for the control `random_log_odds`.
+    """
+    path = stage.run.clip(sample.video)
+    encoded = policy.encode([path])[0]
+    clip = video.read(path, policy.processor.frames, stage.params.video.span)
+    pixels = policy.processor.pixels(clip.frames)
+    blank = pixels.flatten(2).median(-1).values[..., None, None].expand_as(pixels)
+    rows = []
+    for context in dict.fromkeys([row.context, None]):
+        templates = stage.params.prompts
+        template = templates.judge_without_context if context is None else templates.judge
+        request = prompts.judge_request(template, sample.question, *row.responses, context)
+        if policy.room(request, encoded) < 1:
+            continue
+        name = "without" if context is None else "with its description"
+        for values in heat_map_and_control(stage, policy, sample.id, pixels, blank, request):
+            label = f"{name}, blanked" if "random_log_odds" in values else name
+            rows.append({"id": sample.id, "video": sample.video, "judged": label} | values)
+    return rows
+
+
+def heat_map_and_control(
+    stage: Stage, policy: "LocalPolicy", name: str, pixels: "Tensor", blank: "Tensor", request: str
+) -> list[dict]:
+    """The heat map of a verdict, and the same with its hottest cells blanked. pixels and blank: float [T,
+    3, S, S].
+    """
     import torch
 
-    path = run.clip(sample.video)
-    seen = model.encode([path])[0]
-    pixels = model.processor.pixels(video.read(path, model.processor.frames, stage.params.video.span).frames)
-    blank = pixels.flatten(2).median(-1).values[..., None, None].expand_as(pixels)
-    grid = max(g for g in range(1, GRID + 1) if pixels.shape[-1] % g == 0)
-    made, template = [], stage.params.prompts
-    for context in dict.fromkeys([row.context, None]):
-        request = prompts.judge_request(template.judge_without_context if context is None else template.judge, sample.question, *row.responses, context)
-        if model.room(request, seen) < 1:
-            continue
-        name, base = "without" if context is None else "with its description", {"id": sample.id, "video": sample.video}
-        odds, heat = model.gradient(pixels, blank, request, grid)
-        made.append(base | {"judged": name, "log_odds": odds, "heat": heat.tolist()})
-        count = max(1, round(BLANKED * heat.numel()))
-        hottest = heat.flatten().topk(count).indices
-        blanked, after = model.gradient(_blanked(pixels, blank, hottest, grid), blank, request, grid)
-        draws = torch.Generator().manual_seed(draw_seed(stage.params.seed, stage.t, sample.id, "look"))
-        others = [model.gradient(_blanked(pixels, blank, torch.randperm(heat.numel(), generator=draws)[:count], grid), blank, request, grid)[0] for _ in range(DRAWS)]
-        made.append(base | {"judged": f"{name}, blanked", "log_odds": blanked, "heat": after.tolist(), "random_log_odds": others})
-    return made
+    grid = max(cells for cells in range(1, GRID + 1) if pixels.shape[-1] % cells == 0)
+    odds, heat = policy.gradient(pixels, blank, request, grid)
+    count = max(1, round(BLANKED * heat.numel()))
+    hottest = heat.flatten().topk(count).indices
+    odds_blanked, heat_blanked = policy.gradient(
+        blank_cells(pixels, blank, hottest, grid), blank, request, grid
+    )
+    generator = torch.Generator().manual_seed(draw_seed(stage.params.seed, stage.t, name, "look"))
+    random_odds = []
+    for _ in range(DRAWS):
+        cells = torch.randperm(heat.numel(), generator=generator)[:count]
+        random_odds.append(policy.gradient(blank_cells(pixels, blank, cells, grid), blank, request, grid)[0])
+    return [
+        {"log_odds": odds, "heat": heat.tolist()},
+        {"log_odds": odds_blanked, "heat": heat_blanked.tolist(), "random_log_odds": random_odds},
+    ]
 
 
-def _blanked(pixels: "Tensor", blank: "Tensor", cells: "Tensor", grid: int) -> "Tensor":
-    """pixels [T, 3, S, S] with the given cells (indices into [T, grid, grid]) replaced by `blank`."""
+def blank_cells(pixels: "Tensor", blank: "Tensor", cells: "Tensor", grid: int) -> "Tensor":
+    """pixels [T, 3, S, S] with the cells (indices into [T, grid, grid]) replaced by `blank`."""
     import torch
 
     mask = torch.zeros(pixels.shape[0] * grid * grid, dtype=torch.bool)

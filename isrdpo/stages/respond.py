@@ -1,155 +1,188 @@
 """Stage 2, respond and look back: python -m isrdpo.stages.respond --run outputs/toybox --iteration 1
 
-samples.jsonl -> contexts.jsonl (c_t, one a video) and responses.jsonl (y1, y2). c_t ~ pi_t(V, c_{t-1}): the description that the
-previous iteration wrote is read from its file (paper section 3, self-retrospection); at t = 1 there is none. Where iterations have videos of their own
-(data.reuse: false), pi_{t-1} describes the new ones first -> previous_contexts.jsonl.
+samples.jsonl -> contexts.jsonl (c_t, one for each video) and responses.jsonl (y1, y2). The context c_t ~
+pi_t(V, c_{t-1}) is written with the description at hand that the previous iteration wrote (paper, section
+3, self-retrospection); at t = 1 there is none. Two passes: descriptions by video, then responses by sample.
+Where every iteration has videos of its own (data.reuse: false), pi_{t-1} first describes the new ones ->
+previous_contexts.jsonl.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isrdpo.core import prompts, records
-from isrdpo.core.clips import find_clip
 from isrdpo.core.errors import RunError
+from isrdpo.core.judges import JUDGES
 from isrdpo.core.pipeline import looks_back, needs_previous_contexts
-from isrdpo.core.progress import progress_bar
-from isrdpo.core.runs import Run, Stage, draw_seed, stage_main
+from isrdpo.core.records import Context, Responses, Sample
+from isrdpo.core.runs import Run, draw_seed, stage_main
+from isrdpo.core.stage import Batches, Stage
+from isrdpo.stages.policies import open_policy, require_policy
 
 if TYPE_CHECKING:
-    from isrdpo.models.local import Video, VideoModel
+    from isrdpo.models.interface import Policy
 
 
 def run(run: Run, iteration: int) -> None:
+    """Describe the videos of iteration t, and draw two responses to each of its samples."""
     with run.stage("respond", iteration) as stage:
         if stage is None:
             return
-        if stage.params.judge.method == "given":
-            idle(stage)
+        if not JUDGES[stage.params.judge.method].needs_responses:
+            write_nothing(stage)
             return
-        samples = records.read_jsonl(run.file(iteration, "samples.jsonl"), records.Sample)
+        samples = records.read_jsonl(stage.path("samples.jsonl"), Sample)
         stage.total = len(samples)
-        previous = looked_back(run, iteration, samples)
+        previous = read_previous_contexts(stage, samples)
         size = stage.params.respond.batch_size
-        contexts, responses = stage.log("contexts.jsonl", dict, size), stage.log("responses.jsonl", records.Responses, size)
-        write(stage, run, samples, previous, contexts, responses)
-        count(stage, responses.rows(), contexts.rows())
+        sample_batches = records.cut_batches(samples, size)
+        video_batches = new_videos(sample_batches) if stage.params.respond.context != "none" else []
+        describing = stage.batches("contexts.jsonl", Context, video_batches, size, "describe")
+        responding = stage.batches("responses.jsonl", Responses, sample_batches, size, "respond")
+        if not (describing.complete and responding.complete):
+            previous |= describe_as_before(stage, samples, previous)
+            policy = open_policy(run, run.policy(iteration))
+            describe(stage, policy, describing, previous)
+            contexts = {row.video: row.context for row in describing.rows()}
+            respond(stage, policy, responding, contexts, previous)
+        count_empty(stage, responding.rows(), describing.rows())
 
 
-def idle(stage: Stage) -> None:
-    """The pairs are the data set's own: no model is opened, the files are there and empty."""
+def write_nothing(stage: Stage) -> None:
+    """Leave empty files where the pairs are the data set's own: no policy is opened."""
     for name in ("contexts.jsonl", "responses.jsonl"):
         records.write_jsonl(stage.path(name), [])
     stage.count("described", 0)
-    stage.warn("no responses and no descriptions: the pairs are the data set's own (judge.method: given)")
+    stage.warn(
+        "no responses and no descriptions: the pairs are the data set's own "
+        f"(judge.method: {stage.params.judge.method})"
+    )
 
 
-def looked_back(run: Run, iteration: int, samples: list[records.Sample]) -> dict[str, str]:
-    """c_{t-1} by video, as far as iteration t - 1 wrote it. Empty at t = 1 and where the context is not retrospective; a video that lacks it is an error
-    where iterations share their videos, never silently described afresh."""
-    if not looks_back(run.params, iteration):
+def new_videos(sample_batches: list[list[Sample]]) -> list[list[str]]:
+    """For each batch of samples, its videos that no earlier batch has."""
+    described: set[str] = set()
+    batches = []
+    for batch in sample_batches:
+        names = [name for name in dict.fromkeys(sample.video for sample in batch) if name not in described]
+        described.update(names)
+        batches.append(names)
+    return batches
+
+
+def read_previous_contexts(stage: Stage, samples: list[Sample]) -> dict[str, str]:
+    """c_{t-1} by video, as far as iteration t - 1 wrote it; empty where iteration t does not look back.
+
+    Raises RunError where iterations share their videos and one of them has no c_{t-1}: it is never
+    described afresh in silence.
+    """
+    run = stage.run
+    if not looks_back(run.params, stage.t):
         return {}
-    path = run.file(iteration - 1, "contexts.jsonl")
-    known = {row["video"]: row["context"] for row in records.read_jsonl(path, dict)} if path.exists() else {}
-    missing = [s.id for s in samples if s.video not in known]
-    if missing and not needs_previous_contexts(run.params, iteration):
-        named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+    path = run.file(stage.t - 1, "contexts.jsonl")
+    rows = records.read_jsonl(path, Context) if path.exists() else []
+    contexts = {row.video: row.context for row in rows}
+    missing = [sample.id for sample in samples if sample.video not in contexts]
+    if missing and not needs_previous_contexts(run.params, stage.t):
+        names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise RunError(
-            f"{path}: {len(missing)} of {len(samples)} samples have no description of iteration {iteration - 1} to look back at ({named}); "
-            f"remove {run.iteration(iteration - 1)} to have that iteration made again on the same videos, or set respond.context=fresh"
+            f"{path}: {len(missing)} of {len(samples)} samples have no description of iteration "
+            f"{stage.t - 1} to look back at ({names}); remove {run.iteration(stage.t - 1)} to have that "
+            f"iteration made again on the same videos, or set respond.context=fresh"
         )
-    return known
+    return contexts
 
 
-def write(
-    stage: Stage, run: Run, samples: list[records.Sample], previous: dict[str, str], contexts: records.BatchLog, responses: records.BatchLog
-) -> None:
-    """Batch by batch what is not on disk yet; a batch's videos are encoded once, for the description and for both responses."""
-    size = contexts.batch_size
-    batches = records.cut_batches(samples, size)
-    begin = min(contexts.done, responses.done)
-    if begin == len(batches):
-        return
-    from isrdpo.models import local as vlmm
-
-    previous = previous | described_before(stage, run, samples, previous)
-    model, root = vlmm.open_model(run.params, run.policy(stage.t)), run.videos_folder()
-    known = {row["video"]: row["context"] for row in contexts.rows()}
-    for number in progress_bar(range(begin, len(batches)), len(batches) - begin, f"iteration {stage.t}: respond"):
-        batch = batches[number]
-        names = list(dict.fromkeys(s.video for s in batch))
-        features = dict(zip(names, model.encode([find_clip(root, n) for n in names]), strict=True))
-        if contexts.done == number:
-            rows = describe(stage, model, {n: features[n] for n in names if n not in known}, previous)
-            contexts.append(rows)
-            known |= {row["video"]: row["context"] for row in rows}
-        if responses.done == number:
-            responses.append(respond(stage, model, batch, features, known, previous))
-
-
-def described_before(stage: Stage, run: Run, samples: list[records.Sample], previous: dict[str, str]) -> dict[str, str]:
-    """c_{t-1} of the videos that iteration t - 1 had not, by pi_{t-1}: a plain description, drawn as it would have drawn it then."""
-    names = [name for name in dict.fromkeys(s.video for s in samples) if name not in previous] if needs_previous_contexts(run.params, stage.t) else []
-    if not names:
+def describe_as_before(stage: Stage, samples: list[Sample], previous: dict[str, str]) -> dict[str, str]:
+    """c_{t-1} of the videos that iteration t - 1 did not have, by pi_{t-1}: a plain description, under the
+    draws of t - 1.
+    """
+    if not needs_previous_contexts(stage.params, stage.t):
         return {}
+    names = [name for name in dict.fromkeys(sample.video for sample in samples) if name not in previous]
     size = stage.params.respond.batch_size
-    log, batches = stage.log("previous_contexts.jsonl", dict, size), records.cut_batches(names, size)
-    if log.done < len(batches):
-        from isrdpo.models import local as vlmm
+    batches = records.cut_batches(names, size)
+    describing = stage.batches(
+        "previous_contexts.jsonl", dict, batches, size, "describe new videos as before"
+    )
+    if not describing.complete:
+        path = require_policy(stage.run, stage.t - 1, "describe the new videos")
+        policy = open_policy(stage.run, path)
+        for batch in describing:
+            requests = [stage.params.prompts.context] * len(batch)
+            texts = draw_contexts(stage, policy, batch, requests, stage.t - 1)
+            describing.append([{"video": n, "context": text} for n, text in zip(batch, texts, strict=True)])
+    return {row["video"]: row["context"] for row in describing.rows()}
 
-        path = run.policy(stage.t - 1)
-        if stage.t > 2 and not Path(path).is_dir():
-            raise RunError(f"{path}: the policy that is to describe the new videos is gone; run the train stage of iteration {stage.t - 2} again")
-        model, root = vlmm.open_model(run.params, path), run.videos_folder()
-        for batch in progress_bar(batches[log.done :], len(batches) - log.done, f"iteration {stage.t}: describe new videos as before"):
-            features = model.encode([find_clip(root, name) for name in batch])
-            texts = described(stage, model, features, [stage.params.prompts.context] * len(batch), batch, stage.t - 1)
-            log.append([{"video": name, "context": text} for name, text in zip(batch, texts, strict=True)])
-    return {row["video"]: row["context"] for row in log.rows()}
+
+def describe(stage: Stage, policy: "Policy", batches: Batches[str], previous: dict[str, str]) -> None:
+    """Draw c_t of each video, with c_{t-1} at hand where there is one."""
+    templates = stage.params.prompts
+    for names in batches:
+        requests = [
+            prompts.retrospection_request(templates.retrospection, previous[name])
+            if name in previous
+            else templates.context
+            for name in names
+        ]
+        texts = draw_contexts(stage, policy, names, requests, stage.t)
+        batches.append([Context(n, text, previous.get(n)) for n, text in zip(names, texts, strict=True)])
 
 
-def described(stage: Stage, model: "VideoModel", videos: "list[Video]", requests: list[str], names: list[str], t: int) -> list[str]:
-    """A description of each video, under the draws of iteration t."""
+def draw_contexts(stage: Stage, policy: "Policy", names: list[str], requests: list[str], t: int) -> list[str]:
+    """One description of each video, under the draws of iteration t."""
     settings = stage.params.respond
-    return model.generate(
-        videos, requests, max_new_tokens=settings.context_max_new_tokens,
-        temperature=settings.context_temperature, top_p=settings.top_p, top_k=settings.top_k,
+    return policy.generate(
+        policy.encode([stage.run.clip(name) for name in names]),
+        requests,
+        max_new_tokens=settings.context_max_new_tokens,
+        temperature=settings.context_temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
         seeds=[draw_seed(stage.params.seed, t, name, "context") for name in names],
-    )  # fmt: skip
-
-
-def describe(stage: Stage, model: "VideoModel", features: "dict[str, Video]", previous: dict[str, str]) -> list[dict]:
-    """c_t of each video (`features` by name), as rows; none with `context: none`."""
-    templates, names = stage.params.prompts, list(features)
-    if stage.params.respond.context == "none":
-        return []
-    asked = [templates.context if n not in previous else prompts.retrospection_request(templates.retrospection, previous[n]) for n in names]
-    texts = described(stage, model, list(features.values()), asked, names, stage.t)
-    return [{"video": n, "context": text, "previous_context": previous.get(n)} for n, text in zip(names, texts, strict=True)]
+    )
 
 
 def respond(
-    stage: Stage, model: "VideoModel", batch: list[records.Sample], features: "dict[str, Video]", contexts: dict, previous: dict
-) -> list[records.Responses]:
-    """y1 and y2 of each sample, with the c_t that will judge them. Drawn together, so that a video is read once for both."""
+    stage: Stage,
+    policy: "Policy",
+    batches: Batches[Sample],
+    contexts: dict[str, str],
+    previous: dict[str, str],
+) -> None:
+    """Draw y1 and y2 to each sample. Both are drawn together, so that a video is read once for both."""
     settings = stage.params.respond
-    twice = [(s, name) for name in ("y1", "y2") for s in batch]
-    texts = model.generate(
-        [features[s.video] for s, _ in twice], [s.question for s, _ in twice], max_new_tokens=settings.max_new_tokens,
-        temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k,
-        seeds=[draw_seed(stage.params.seed, stage.t, s.id, name) for s, name in twice],
-    )  # fmt: skip
-    drawn = zip(batch, texts[: len(batch)], texts[len(batch) :], strict=True)
-    return [records.Responses(s.id, [y1, y2], contexts.get(s.video), previous.get(s.video)) for s, y1, y2 in drawn]
+    for batch in batches:
+        videos = policy.encode([stage.run.clip(sample.video) for sample in batch])
+        draws = [(sample, name) for name in ("y1", "y2") for sample in batch]
+        texts = policy.generate(
+            videos * 2,
+            [sample.question for sample, _ in draws],
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            top_k=settings.top_k,
+            seeds=[draw_seed(stage.params.seed, stage.t, sample.id, name) for sample, name in draws],
+        )
+        batches.append(
+            [
+                Responses(sample.id, [y1, y2], contexts.get(sample.video), previous.get(sample.video))
+                for sample, y1, y2 in zip(batch, texts[: len(batch)], texts[len(batch) :], strict=True)
+            ]
+        )
 
 
-def count(stage: Stage, responses: list[records.Responses], contexts: list[dict]) -> None:
-    """An empty response, or an empty description, makes a bad sample. An empty c_{t-1} is looked back at as it is, and said."""
+def count_empty(stage: Stage, responses: list[Responses], contexts: list[Context]) -> None:
+    """List samples with an empty response or an empty description as bad.
+
+    An empty c_{t-1} is looked back at as it is, and said.
+    """
     for row in responses:
         if not all(text.strip() for text in row.responses):
             stage.bad(row.id, "empty response")
         elif row.context is not None and not row.context.strip():
             stage.bad(row.id, "empty context")
-    empty = sum(row["previous_context"] is not None and not row["previous_context"].strip() for row in contexts)
+    looked_back = [row.previous_context for row in contexts if row.previous_context is not None]
+    empty = sum(not text.strip() for text in looked_back)
     stage.count("described", len(contexts))
     stage.count("empty_previous", empty)
     if empty:

@@ -1,187 +1,284 @@
-"""Beside evaluate: python -m isrdpo.stages.score --run outputs/mine --iteration 1      (iteration 0: the base)
+"""Beside evaluate: python -m isrdpo.stages.score --run outputs/mine --iteration 1      (iteration 0: the
+base)
 
-A scorer's verdict on every answer, and on the claims of those that have a caption -> scores.jsonl; figures by test set -> scores.csv.
-A request is asked once: rows stand on disk as they come, what failed is asked again, and what fails twice is a bad sample.
+A scorer's verdict on every answer, and on the claims of those that have a caption -> scores.jsonl; figures by
+test set -> scores.csv. A request is sent once: rows stand on disk as they come; what failed is sent again, and
+what fails twice is a bad sample.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from isrdpo.core import params as parameters
-from isrdpo.core import records
+from isrdpo.core import records, schema
 from isrdpo.core.errors import RunError
 from isrdpo.core.folders import display_path, hold_lock
+from isrdpo.core.metrics import word_count
+from isrdpo.core.params import Params
 from isrdpo.core.pipeline import stage_key
 from isrdpo.core.progress import progress_bar
 from isrdpo.core.runs import Run, stage_main
-from isrdpo.formats import files as formats
 from isrdpo.formats import predictions
-from isrdpo.formats import rows as spellings
+from isrdpo.formats.files import dataset_rows
 from isrdpo.formats.predictions import Prediction
+from isrdpo.formats.rows import sample_from_row
 from isrdpo.scoring import protocol, scores
 
-HOPELESS = 20  # failures one after another after which nothing more is asked
-REPLY = {protocol.OWN: 100, protocol.OFFICIAL: 20, protocol.CLAIMS: 120}  # tokens of a reply, for the estimate (ours)
-Request = tuple[Prediction, str]  # what is asked about, under which protocol
+MAX_FAILURES = 20  # failures one after another after which nothing more is sent
+REPLY_TOKENS = {
+    protocol.OWN: 100,
+    protocol.OFFICIAL: 20,
+    protocol.CLAIMS: 120,
+}  # of a reply, for the estimate (ours)
 
 
-def run(run: Run, iteration: int) -> None:
-    _score(run, iteration)
+@dataclass(frozen=True)
+class Request:
+    """A prediction, and the protocol under which a scorer is asked about it."""
+
+    row: Prediction
+    protocol: str
+
+    def messages(self) -> protocol.Messages:
+        """The chat that is sent."""
+        row = self.row
+        return protocol.messages(self.protocol, row.question, row.answer, row.response, row.caption)
+
+    def characters(self) -> int:
+        """How long the chat is."""
+        return sum(len(turn["content"]) for turn in self.messages())
+
+    def digest(self) -> str:
+        """A digest of the chat, by which a score is known to be of this very answer."""
+        return hashlib.sha256(json.dumps(self.messages()).encode()).hexdigest()[:16]
+
+    def name(self) -> tuple[str, str, str]:
+        """(set, id, protocol): the request's name among the scores on disk."""
+        return self.row.set, self.row.id, self.protocol
 
 
-def _score(run: Run, iteration: int) -> None:
+def score_iteration(run: Run, iteration: int) -> None:
+    """Score the answers of the policy after training t; nothing where no scorer is asked for."""
     with run.stage("score", iteration) as stage:
         if stage is None or stage.params.score.scorer == "none":
             return
-        wanted = requests(answered(run, iteration), stage.params.score)
-        log = stage.log("scores.jsonl", records.Score, 1)
-        failed = ask(wanted, log, stage.params)
-        stage.total = len(wanted)
-        for (row, kind), why in failed.items():
-            stage.bad(f"{row.set}/{row.id} ({kind})", "not scored", why)
-        table = scores.table(log.rows(), [(row.set, kind) for row, kind in failed])
-        scores.write(table, stage.path("scores.csv"))
+        requests = make_requests(read_answers(run, iteration), stage.params.score)
+        log = records.BatchLog(stage.path("scores.jsonl"), records.Score, 1)
+        failures = send(requests, log, stage.params)
+        stage.total = len(requests)
+        for request, reason in failures.items():
+            stage.bad(f"{request.row.set}/{request.row.id} ({request.protocol})", "not scored", reason)
+        write_scores(log, failures, stage.path("scores.csv"))
         stage.count("scored", len(log.rows()))
         stage.count("fallbacks", sum(row.parsed_by != "pattern" for row in log.rows()))
 
 
-def answered(run: Run, iteration: int) -> list[Prediction]:
-    """An iteration's answers, from its prediction files; captions are those of the test files."""
+run = score_iteration  # the name by which every stage is started
+
+
+def write_scores(log: records.BatchLog, failures: dict[Request, str], path: Path) -> None:
+    """Write scores.csv: the figures of all scores on disk."""
+    lost = [(request.row.set, request.protocol) for request in failures]
+    scores.write(scores.table(log.rows(), lost), path)
+
+
+def read_answers(run: Run, iteration: int) -> list[Prediction]:
+    """An iteration's answers from its prediction files, with the captions of the test files."""
     captions: dict[str, dict[str, str]] = {}
     for sample in records.read_jsonl(run.file(0, "samples.jsonl"), records.Sample):
         if sample.caption:
-            captions.setdefault(predictions.set_of(sample.kind), {})[predictions.video_id(sample.video)] = sample.caption
-    paths = sorted(run.file(iteration, "predictions").glob("*.jsonl"))
-    return [row for path in paths for row in predictions.read(path, path.stem, captions.get(path.stem, {}))[0]]
+            by_video = captions.setdefault(predictions.set_of(sample.kind), {})
+            by_video[predictions.video_id(sample.video)] = sample.caption
+    rows = []
+    for path in sorted(run.file(iteration, "predictions").glob("*.jsonl")):
+        rows += predictions.read(path, path.stem, captions.get(path.stem, {}))[0]
+    return rows
 
 
-def requests(rows: Sequence[Prediction], settings: parameters.Score) -> list[Request]:
-    """One request an answer, and one about its claims where there is a caption to hold them against."""
-    made = [(row, protocol.OWN if row.caption else protocol.OFFICIAL) for row in rows]
-    return made + [(row, protocol.CLAIMS) for row in rows if row.caption and row.response.strip() and settings.hallucination]
+def make_requests(rows: Sequence[Prediction], settings: schema.Score) -> list[Request]:
+    """One request for each answer, and one about its claims where there is a caption to hold them against."""
+    requests = [Request(row, protocol.OWN if row.caption else protocol.OFFICIAL) for row in rows]
+    if settings.hallucination:
+        described = [row for row in rows if row.caption and row.response.strip()]
+        requests += [Request(row, protocol.CLAIMS) for row in described]
+    return requests
 
 
-def ask(wanted: Sequence[Request], log: records.BatchLog, params: parameters.Params) -> dict[Request, str]:
-    """Asks what `log` (of Score, one a batch) does not hold yet; returns what failed twice, and why. Raises RunError where nothing can succeed."""
-    settings, failed, left = params.score, {}, unasked(wanted, log.path)
-    if not left:
+def send(requests: Sequence[Request], log: records.BatchLog, params: Params) -> dict[Request, str]:
+    """Send what `log` (of Score, one a batch) does not hold yet. Returns what failed twice, with the reason.
+
+    Raises RunError where one request after another fails.
+    """
+    waiting = unsent(requests, log.path)
+    if not waiting:
         return {}
     from isrdpo.scoring import scorers
 
-    scorer, streak = scorers.opened(settings, params.model.device), 0
+    scorer = scorers.opened(params.score, params.model.device)
+    failures: dict[Request, str] = {}
+    in_a_row = 0
     for _ in range(2):
-        chats, failed = [chat(row, kind) for row, kind in left], {}
-        for i, reply in progress_bar(scorer.ask(chats), len(chats), f"score by {settings.model}"):
-            row, kind = left[i]
-            if reply.error:
-                failed[row, kind] = reply.error
-                streak += 1
-                if streak >= HOPELESS:
-                    raise RunError(f"score.model={settings.model}: {HOPELESS} requests failed one after another; what is scored already stays; the last: {reply.error}")
+        failures = {}
+        chats = [request.messages() for request in waiting]
+        for i, reply in progress_bar(scorer.ask(chats), len(chats), f"score by {params.score.model}"):
+            if not reply.error:
+                in_a_row = 0
+                log.append([score_row(waiting[i], reply.text, params.score.model, reply.version)])
                 continue
-            streak = 0
-            log.append([scored(row, kind, reply.text, settings.model, reply.version)])
-        left = list(failed)
-        if not left:
+            failures[waiting[i]] = reply.error
+            in_a_row += 1
+            if in_a_row >= MAX_FAILURES:
+                raise RunError(
+                    f"score.model={params.score.model}: {MAX_FAILURES} requests failed one after another; "
+                    f"what is scored already stays; the last: {reply.error}"
+                )
+        waiting = list(failures)
+        if not waiting:
             break
-    return failed
+    return failures
 
 
-def unasked(wanted: Sequence[Request], path: Path) -> list[Request]:
-    """Those that a file of Scores does not hold. Raises RunError where it holds scores of other answers to the same questions."""
-    held = {(row.set, row.id, row.protocol): row.asked for row in records.read_jsonl(path, records.Score)} if path.exists() else {}
-    other = [row for row, kind in wanted if held.get((row.set, row.id, kind), "") not in ("", digest(row, kind))]
-    if other:
-        raise RunError(f"{display_path(path)}: holds scores of other answers (first: {other[0].set}, {other[0].id}); give each model's predictions a folder of their own")
-    return [(row, kind) for row, kind in wanted if (row.set, row.id, kind) not in held]
+def unsent(requests: Sequence[Request], path: Path) -> list[Request]:
+    """The requests that a file of Scores does not hold.
+
+    Raises RunError where it holds scores of other answers to the same questions.
+    """
+    rows = records.read_jsonl(path, records.Score) if path.exists() else []
+    digests = {(row.set, row.id, row.protocol): row.asked for row in rows}
+    for request in requests:
+        if digests.get(request.name(), "") not in ("", request.digest()):
+            raise RunError(
+                f"{display_path(path)}: holds scores of other answers (first: {request.row.set}, "
+                f"{request.row.id}); give each model's predictions a folder of their own"
+            )
+    return [request for request in requests if request.name() not in digests]
 
 
-def chat(row: Prediction, kind: str) -> protocol.Messages:
-    return protocol.messages(kind, row.question, row.answer, row.response, row.caption)
-
-
-def digest(row: Prediction, kind: str) -> str:
-    return hashlib.sha256(json.dumps(chat(row, kind)).encode()).hexdigest()[:16]
-
-
-def scored(row: Prediction, kind: str, reply: str, scorer: str, version: str) -> records.Score:
-    found = protocol.read(kind, reply)
+def score_row(request: Request, reply: str, scorer: str, version: str) -> records.Score:
+    """A scorer's reply as a row."""
+    verdict = protocol.read(request.protocol, reply)
     return records.Score(
-        row.id, row.set, kind, digest(row, kind), scorer, version, found.score, found.correct, found.parsed_by, found.claims, found.unsupported, len(row.response.split()),
-        reply.encode(errors="replace").decode(),
-    )  # fmt: skip
+        id=request.row.id,
+        set=request.row.set,
+        protocol=request.protocol,
+        asked=request.digest(),
+        scorer=scorer,
+        version=version,
+        score=verdict.score,
+        correct=verdict.correct,
+        parsed_by=verdict.parsed_by,
+        claims=verdict.claims,
+        unsupported=verdict.unsupported,
+        words=word_count(request.row.response),
+        reply=reply.encode(errors="replace").decode(),
+    )
 
 
-def estimate(wanted: Sequence[Request], settings: parameters.Score) -> str:
-    """What asking these would take, at four characters a token and replies of REPLY tokens: requests, tokens, and dollars where the prices are given."""
-    chars = sum(len(turn["content"]) for row, kind in wanted for turn in chat(row, kind))
-    sent, back = chars / 4 / 1e6, sum(settings.max_new_tokens or REPLY[kind] for _, kind in wanted) / 1e6
-    priced = settings.price_in is not None and settings.price_out is not None
-    cost = f"about {sent * settings.price_in + back * settings.price_out:.2f} US dollars" if priced else "no cost estimate: give score.price_in and score.price_out"
-    return f"{len(wanted)} requests to {settings.model}: about {sent:.3f} million tokens sent, {back:.3f} million of replies (4 characters a token); {cost}"
+def estimate(requests: Sequence[Request], settings: schema.Score) -> str:
+    """Say what sending these would take: requests, tokens, and dollars where the prices are given.
+
+    Counts four characters as a token, and replies of REPLY_TOKENS.
+    """
+    characters = sum(request.characters() for request in requests)
+    sent = characters / 4 / 1e6
+    returned = sum(settings.max_new_tokens or REPLY_TOKENS[request.protocol] for request in requests) / 1e6
+    if settings.price_in is not None and settings.price_out is not None:
+        dollars = sent * settings.price_in + returned * settings.price_out
+        cost = f"about {dollars:.2f} US dollars"
+    else:
+        cost = "no cost estimate: give score.price_in and score.price_out"
+    return (
+        f"{len(requests)} requests to {settings.model}: about {sent:.3f} million tokens sent, "
+        f"{returned:.3f} million of replies (4 characters a token); {cost}"
+    )
 
 
-def again(run: Run, settings: parameters.Params, iteration: int, redo: bool) -> None:
-    """Scores an iteration under changed `score` parameters, or asks once more what failed. Another scorer's rows are dropped only with `redo`."""
-    had = [t for stage, t in run.started() if stage == "score" and run.file(t, "scores.jsonl").exists()]
-    other = [t for t in had if stage_key(settings, "score", t) != run.file(t, ".score.key").read_text()]
-    if other and not redo:
+def score_again(run: Run, settings: Params, iteration: int, redo: bool) -> None:
+    """Score an iteration under changed `score` parameters, or send once more what failed.
+
+    Raises RunError where another scorer's rows would be dropped, unless `redo`.
+    """
+    scored = [t for stage, t in run.started() if stage == "score" and run.file(t, "scores.jsonl").exists()]
+    by_others = [
+        t for t in scored if stage_key(settings, "score", t) != run.file(t, ".score.key").read_text()
+    ]
+    if by_others and not redo:
+        t = by_others[0]
         raise RunError(
-            f"{display_path(run.folder)}: iteration {other[0]} was scored by {run.params.score.model} under other parameters; --redo scores anew, "
-            f"or score iter_{other[0]:02d}/predictions into another folder with --to"
+            f"{display_path(run.folder)}: iteration {t} was scored by {run.params.score.model} under other "
+            f"parameters; --redo scores anew, or score iter_{t:02d}/predictions into another folder with --to"
         )
     run.update(settings, redo=True)
     marker = run.done("score", iteration)
     if marker and marker["bad"]:
         run.marker_path("score", iteration).unlink()
-    _score(run, iteration)
+    score_iteration(run, iteration)
 
 
-def told(run: Run, iteration: int) -> str:
+def summary(run: Run, iteration: int) -> str:
+    """The figures of an iteration's scores, for a terminal."""
     return scores.told(scores.read(run.file(iteration, "scores.csv")))
 
 
-def file(path: Path, test: Path, to: Path, params: parameters.Params, dry: bool) -> str:
-    """Scores a prediction file in LLaVA-Hound's format against its test file, into `to`/scores.jsonl and scores.csv, which several sets may share. Returns what
-    came out; `dry`: an estimate, and nothing is asked or written."""
+def score_file(path: Path, test: Path, to: Path, params: Params, dry_run: bool) -> str:
+    """Score a prediction file in LLaVA-Hound's format against its test file; returns what came out, for a
+    terminal.
+
+    Writes `to`/scores.jsonl and scores.csv, which several sets may share. A dry run returns an estimate; it
+    sends and writes nothing.
+    """
     name = predictions.set_of(predictions.set_name(test.name))
-    rows, left_out = predictions.read(path, name, captions_of(test))
-    wanted = requests(rows, params.score)
-    if twice := len(wanted) - len({(row.id, kind) for row, kind in wanted}):
-        raise RunError(f"{path}: {twice} of its ids come twice; each prediction is scored once")
-    if dry:
-        return estimate(unasked(wanted, to / "scores.jsonl"), params.score)
+    rows, left_out = predictions.read(path, name, read_captions(test))
+    requests = make_requests(rows, params.score)
+    duplicates = len(requests) - len({(request.row.id, request.protocol) for request in requests})
+    if duplicates:
+        raise RunError(f"{path}: {duplicates} of its ids come twice; each prediction is scored once")
+    if dry_run:
+        return estimate(unsent(requests, to / "scores.jsonl"), params.score)
     to.mkdir(parents=True, exist_ok=True)
     with hold_lock(to / ".lock"):
-        same_scorer(to, params.score)
+        require_same_scorer(to, params.score)
         log = records.BatchLog(to / "scores.jsonl", records.Score, 1)
-        failed = ask(wanted, log, params)
-        scores.write(scores.table(log.rows(), [(row.set, kind) for row, kind in failed]), to / "scores.csv")
-    if len(failed) > params.max_bad_share * len(wanted):
-        raise RunError(f"{to}: {len(failed)} of {len(wanted)} requests failed; the same command asks them again; the last: {[*failed.values()][-1]}")
-    return f"{scores.told(scores.read(to / 'scores.csv'))}\n{left_out} predictions left out (no success, or no caption); all in {display_path(to / 'scores.csv')}"
+        failures = send(requests, log, params)
+        write_scores(log, failures, to / "scores.csv")
+    if len(failures) > params.max_bad_share * len(requests):
+        raise RunError(
+            f"{to}: {len(failures)} of {len(requests)} requests failed; "
+            f"the same command sends them again; the last: {list(failures.values())[-1]}"
+        )
+    return (
+        f"{scores.told(scores.read(to / 'scores.csv'))}\n"
+        f"{left_out} predictions left out (no success, or no caption); "
+        f"all in {display_path(to / 'scores.csv')}"
+    )
 
 
-def same_scorer(to: Path, settings: parameters.Score) -> None:
-    """Refuses a folder whose rows another scorer made."""
-    found = {row.scorer for row in records.read_jsonl(to / "scores.jsonl", records.Score)} if (to / "scores.jsonl").exists() else set()
-    if found - {settings.model}:
-        raise RunError(f"{to}: scored by {', '.join(sorted(found))} already; numbers of different scorers are not mixed: give another --to")
+def require_same_scorer(to: Path, settings: schema.Score) -> None:
+    """Raise RunError where a folder's rows were made by another scorer."""
+    path = to / "scores.jsonl"
+    names = {row.scorer for row in records.read_jsonl(path, records.Score)} if path.exists() else set()
+    if names - {settings.model}:
+        raise RunError(
+            f"{to}: scored by {', '.join(sorted(names))} already; numbers of different scorers are not mixed: "
+            f"give another --to"
+        )
 
 
-def captions_of(test: Path) -> dict[str, str]:
-    """Captions of a test file by video, the last where a video has several (eval_qa.py); none of an official one's."""
-    found = {}
-    for row in formats.rows(test, test.parent):
+def read_captions(test: Path) -> dict[str, str]:
+    """Captions of a test file by video, the last one where a video has several (eval_qa.py); an official
+    file has none.
+    """
+    captions = {}
+    for row in dataset_rows(test, test.parent):
         try:
-            sample = spellings.sample(row.values, row.where)
+            sample = sample_from_row(row.values, row.where)
         except (ValueError, TypeError, AttributeError):
             continue  # a prediction of this row will lack its caption, and be left out
         if sample.caption:
-            found[predictions.video_id(sample.video)] = sample.caption
-    return found
+            captions[predictions.video_id(sample.video)] = sample.caption
+    return captions
 
 
 if __name__ == "__main__":

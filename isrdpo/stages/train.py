@@ -1,29 +1,33 @@
 """Stage 4, DPO: python -m isrdpo.stages.train --run outputs/toybox --iteration 1
 
-preferences.jsonl -> policy/ (pi_{t+1}) and train.csv (one row a step). Policy and reference both start at pi_t, so the
-first loss is ln 2, or the stage fails. A killed run goes on from its last whole checkpoint in checkpoints/.
+preferences.jsonl -> policy/ (pi_{t+1}) and train.csv (one row for each step). Policy and reference both
+start at pi_t, so the first loss is ln 2, or the stage fails. A killed training goes on from its last whole
+checkpoint.
 """
 
 import csv
 import hashlib
 import io
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isrdpo.core import records
-from isrdpo.core.clips import find_clip
-from isrdpo.core.errors import RunError
+from isrdpo.core.folders import atomic_folder
 from isrdpo.core.params import Params
 from isrdpo.core.pipeline import needs_previous_contexts
-from isrdpo.core.runs import Run, Stage, draw_seed, stage_main
+from isrdpo.core.records import Preference
+from isrdpo.core.runs import Run, draw_seed, stage_main
+from isrdpo.core.stage import Stage
+from isrdpo.stages.policies import open_policy, require_policy
 
 if TYPE_CHECKING:
-    from isrdpo.models.local import Video
+    from isrdpo.models.interface import EncodedVideo
+    from isrdpo.models.local import LocalPolicy
 
-COLUMNS = {  # train.csv's columns, and what TRL calls them; its num_tokens starts again after a resume, so it is left out
+# The columns of train.csv, and TRL's names for them. num_tokens is left out: it starts again after a resume.
+COLUMNS = {
     "step": "step",
     "epoch": "epoch",
     "loss": "loss",
@@ -38,107 +42,145 @@ COLUMNS = {  # train.csv's columns, and what TRL calls them; its num_tokens star
     "chosen_words": "chosen_words",
     "rejected_words": "rejected_words",
 }
-FEATURE_MEMORY = 8 * 2**30  # bytes of encoded videos held at once: 500 clips of a 7B model, all of Toybox
+FEATURE_MEMORY = 8 * 2**30  # bytes of encoded videos held at once: 500 clips of a 7B model
 
 
 def run(run: Run, iteration: int) -> None:
-    """Trains iteration `iteration`; does nothing but drop policies that are no longer wanted where it is done."""
+    """Train iteration t; then drop policies that are no longer wanted, also where the training was done
+    before.
+    """
     with run.lock():
         with run.stage("train", iteration) as stage:
             if stage is not None:
-                _train(run, iteration, stage)
-        prune(run, iteration)
+                train(stage)
+        drop_old_policies(run, iteration)
 
 
-def _train(run: Run, iteration: int, stage: Stage) -> None:
-    from isrdpo.models import dpo
-    from isrdpo.models import local as vlmm
-
-    params, policy = run.params, run.policy(iteration)
-    if iteration > 1 and not Path(policy).is_dir():
-        raise RunError(
-            f"{policy}: the policy of iteration {iteration} is gone (keep_policies: {params.keep_policies}); "
-            f"run the train stage of iteration {iteration - 1} again"
-        )
-    source = run.file(iteration, "preferences.jsonl")
-    preferences = records.read_jsonl(source, records.Preference)
+def train(stage: Stage) -> None:
+    """Optimise pi_t on the preferences, and write pi_{t+1}. Without a pair the policy stays as it is."""
+    path = require_policy(stage.run, stage.t, "be trained")
+    policy = open_policy(stage.run, path)
+    dtype = policy.model.dtype
+    preferences = records.read_jsonl(stage.path("preferences.jsonl"), Preference)
     stage.total = len(preferences)
-    opened = vlmm.open_model(params, policy)
-    root, dtype = run.videos_folder(), opened.model.dtype
-    videos = clip_features(lambda name: find_clip(root, name), opened.encode, [preference.video for preference in preferences])
-    rows = [dpo.row(preference, opened.processor, videos(preference.video)) for preference in preferences]
-    kept = [row for row in rows if dpo.text_tokens(row, opened.processor) <= params.train.max_length]
-    stage.count("pairs", len(kept))
-    stage.count("too_long", len(rows) - len(kept))
-    checkpoints, model, log = stage.path("checkpoints"), opened.model, []
-    if kept:
-        seed = draw_seed(params.seed, iteration, "train", "order") % 2**32
-        trainer = dpo.trainer(model, opened.processor, kept, videos, params.train, checkpoints, seed)
-        if spare := dpo.spare_gpus(model.device):
-            stage.warn(f"{spare} more GPUs are visible; one process trains on one")
-        log = dpo.fit(trainer, f"{stage.key} {hashlib.sha256(source.read_bytes()).hexdigest()}")
-        plain = params.override("model", {"quantize": "none", "device": "cpu"})
-        model = dpo.trained(trainer, lambda: vlmm.open_model(plain, policy).model).to(dtype)
+    videos = clip_features(stage.run.clip, policy.encode, [pair.video for pair in preferences])
+    rows = training_rows(stage, policy, preferences, videos)
+    model = policy.model
+    log: list[dict[str, Any]] = []
+    if rows:
+        model, log = optimise(stage, policy, rows, videos, path)
+        model = model.to(dtype)
     else:
         stage.warn("no pair to train on: the policy stays as it is")
-    write_table(stage.path("train.csv"), log)
-    save_policy(model, opened.processor, stage.path("policy"))
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    write_log(stage.path("train.csv"), log)
+    save_policy(model, policy, stage.path("policy"))
+    shutil.rmtree(stage.path("checkpoints"), ignore_errors=True)
+
+
+def training_rows(
+    stage: Stage,
+    policy: "LocalPolicy",
+    preferences: list[Preference],
+    videos: "Callable[[str], EncodedVideo]",
+) -> list[dict[str, Any]]:
+    """The pairs as the trainer takes them, without those that are longer than train.max_length, which are
+    counted.
+    """
+    from isrdpo.models import dpo
+
+    rows = [dpo.training_row(pair, policy.processor, videos(pair.video)) for pair in preferences]
+    limit = stage.params.train.max_length
+    fitting = [row for row in rows if dpo.text_tokens(row, policy.processor) <= limit]
+    stage.count("pairs", len(fitting))
+    stage.count("too_long", len(rows) - len(fitting))
+    return fitting
+
+
+def optimise(
+    stage: Stage,
+    policy: "LocalPolicy",
+    rows: list[dict[str, Any]],
+    videos: "Callable[[str], EncodedVideo]",
+    path: str,
+) -> tuple[Any, list[dict[str, Any]]]:
+    """Run DPO from pi_t at `path`.
+
+    Returns the trained model, its adapter merged, and the log, one entry for each step.
+    """
+    from isrdpo.models import dpo, local
+
+    params = stage.params
+    seed = draw_seed(params.seed, stage.t, "train", "order") % 2**32
+    trainer = dpo.make_trainer(
+        policy.model, policy.processor, rows, videos, params.train, stage.path("checkpoints"), seed
+    )
+    idle = dpo.idle_gpus(policy.model.device)
+    if idle:
+        stage.warn(f"{idle} more GPUs are visible; one process trains on one")
+    pairs_digest = hashlib.sha256(stage.path("preferences.jsonl").read_bytes()).hexdigest()
+    log = dpo.fit(trainer, f"{stage.key} {pairs_digest}")
+    unquantized = params.override("model", {"quantize": "none", "device": "cpu"})
+    return dpo.trained_policy(trainer, lambda: local.open_policy(unquantized, path).model), log
 
 
 def clip_features(
-    path: Callable[[str], Path], encode: Callable[[list[Path]], "list[Video]"], names: list[str]
-) -> "Callable[[str], Video]":
-    """A video's name -> the video as the LLM takes it, on the CPU. Each distinct clip is encoded once, ahead; what does
-    not fit in FEATURE_MEMORY is asked of `encode` (which has a cache on disk) when its turn comes."""
-    held: dict[str, Video] = {}
-    room, waiting = FEATURE_MEMORY, list(dict.fromkeys(names))
-    while waiting and room > 0:
-        batch, waiting = waiting[:16], waiting[16:]
-        for name, made in zip(batch, encode([path(name) for name in batch]), strict=True):
-            held[name] = made
-            room -= sum(tensor.nbytes for tensor in made.values())
-    return lambda name: held[name] if name in held else encode([path(name)])[0]
+    clip: Callable[[str], Path],
+    encode: "Callable[[list[Path]], list[EncodedVideo]]",
+    names: list[str],
+) -> "Callable[[str], EncodedVideo]":
+    """A function from a video's name to the video as the language model takes it, on the CPU.
+
+    Each distinct clip is encoded once, ahead of training. What does not fit into FEATURE_MEMORY is asked of
+    `encode` (which has a cache on disk) when its turn comes.
+    """
+    features: dict[str, EncodedVideo] = {}
+    room = FEATURE_MEMORY
+    for batch in records.cut_batches(list(dict.fromkeys(names)), 16):
+        if room <= 0:
+            break
+        for name, video in zip(batch, encode([clip(name) for name in batch]), strict=True):
+            features[name] = video
+            room -= video.nbytes
+    return lambda name: features[name] if name in features else encode([clip(name)])[0]
 
 
-def write_table(path: Path, log: list[dict[str, Any]]) -> None:
-    """train.csv, whole: a header and one row a logged step; numbers in full precision, no times."""
+def write_log(path: Path, log: list[dict[str, Any]]) -> None:
+    """Write train.csv: a header and one row for each logged step; numbers in full precision, no times."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows([entry[key] for key in COLUMNS.values()] for entry in log)
+    for entry in log:
+        writer.writerow([entry[name] for name in COLUMNS.values()])
     records.write_text(path, text.getvalue())
 
 
-def save_policy(model: Any, processor: Any, folder: Path) -> None:
-    """Writes the policy beside its place, flushes it to disk, then renames it: `folder` is whole or not there."""
-    from isrdpo.models import local as vlmm
+def save_policy(model: Any, policy: "LocalPolicy", folder: Path) -> None:
+    """Write the policy so that `folder` is whole or not there."""
+    from isrdpo.models import local
 
-    partial = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    vlmm.save(model, processor, partial)
-    for path in [*partial.iterdir(), partial]:
-        handle = os.open(path, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    with atomic_folder(folder) as part:
+        local.save_policy(model, policy.processor, part)
 
 
-def kept(params: Params) -> int:
-    """How many of the newest policies stay on disk. One more than the last where iterations have videos of their own: it is to describe them."""
-    wanted = {"all": params.iterations, "last": 1}.get(params.keep_policies, params.keep_policies)
-    return max(wanted, 2 if needs_previous_contexts(params, 2) else 1)
+def kept_policies(params: Params) -> int:
+    """The number of the newest policies that stay on disk.
+
+    At least two where iterations have videos of their own: the last but one is to describe the new ones.
+    """
+    number = {"all": params.iterations, "last": 1}.get(params.keep_policies, params.keep_policies)
+    return max(number, 2 if needs_previous_contexts(params, 2) else 1)
 
 
-def prune(run: Run, iteration: int) -> None:
-    """Drops older policies as `keep_policies` says, once train(iteration) is done. Its own policy always stays, and
-    so does one whose evaluation has not run yet."""
+def drop_old_policies(run: Run, iteration: int) -> None:
+    """Remove older policies as `keep_policies` says, once iteration t is trained.
+
+    Its own policy always stays, and so does one whose evaluation has not run yet.
+    """
     if not run.done("train", iteration):
         return
-    for older in range(1, iteration - kept(run.params) + 1):
+    for older in range(1, iteration - kept_policies(run.params) + 1):
         if run.done("evaluate", older):
-            shutil.rmtree(run.iteration(older) / "policy", ignore_errors=True)
+            shutil.rmtree(run.file(older, "policy"), ignore_errors=True)
 
 
 if __name__ == "__main__":

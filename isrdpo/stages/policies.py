@@ -1,0 +1,41 @@
+"""Opening the policy of an iteration, for the stages that ask it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from isrdpo.core import records
+from isrdpo.core.errors import RunError
+from isrdpo.core.folders import display_path
+from isrdpo.core.runs import Run
+
+if TYPE_CHECKING:
+    from isrdpo.models.local import LocalPolicy
+
+
+def open_policy(run: Run, path: str) -> "LocalPolicy":
+    """The policy at `path`, ready for inference.
+
+    Notes in the run's model.json what pages say of it. Raises CheckpointError.
+    """
+    from isrdpo.models import local
+
+    cache = run.cache / "features" if run.params.video.cache else None
+    policy = local.open_policy(run.params, path, cache)
+    note = run.folder / "model.json"
+    if not note.exists():
+        records.write_json(note, policy.summary())
+    return policy
+
+
+def require_policy(run: Run, t: int, purpose: str) -> str:
+    """The place of pi_t.
+
+    Raises RunError where it was dropped (keep_policies); `purpose` says what it was needed for.
+    """
+    path = run.policy(t)
+    if not run.has_policy(t):
+        raise RunError(
+            f"{display_path(Path(path))}: the policy that is to {purpose} is gone "
+            f"(keep_policies: {run.params.keep_policies}); run the train stage of iteration {t - 1} again"
+        )
+    return path
