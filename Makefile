@@ -1,4 +1,4 @@
-# make demo | study | test | test-all | lab | lint | lock | clean. Whatever needs .venv sets it up first, once (uv, from requirements.lock).
+# make demo | study | test | test-all | lab | lint | format | lock | clean. Whatever needs .venv sets it up first, once (uv, from requirements.lock).
 #   UV_TORCH_BACKEND=cpu make demo     a machine without a GPU: torch from the CPU index, none of CUDA's libraries
 #   PYTHON=python3.12 make demo        another interpreter (3.11 to 3.14)
 SHELL := /bin/bash
@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
 
-.PHONY: setup demo study test test-all lab lint lock clean
+.PHONY: setup demo study test test-all lab lint format lock clean
 setup: $(READY)
 
 # uv comes by pip: in an environment of its own or, where Debian's python3-venv is missing, in a folder (PEP 668 allows both).
@@ -38,7 +38,7 @@ endif
 demo: $(READY)
 	@$(BIN)/isrdpo run params/toybox.yaml
 	@echo; echo "the same without descriptions (self_reward), to compare"
-	@$(BIN)/isrdpo run params/toybox.yaml run=outputs/toybox_self_reward respond.context=none --stages
+	@$(BIN)/isrdpo run params/toybox.yaml run=outputs/toybox_self_reward arm=self_reward respond.context=none --stages
 	@$(BIN)/isrdpo compare outputs/toybox outputs/toybox_self_reward
 
 # Arms x seeds, then the comparison: make study SEEDS=2 ITERATIONS=2 is a small one.
@@ -48,7 +48,7 @@ study: $(READY)
 # The fast tier; TIER=full adds lint and the tests marked slow (whole loops, the recipe's first steps).
 test: $(READY)
 ifeq ($(TIER),full)
-	$(BIN)/python -m ruff check isrdpo tests notebooks
+	$(MAKE) --no-print-directory lint
 endif
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow"
 ifeq ($(TIER),full)
@@ -65,6 +65,11 @@ lab: $(READY)
 
 lint: $(READY)
 	$(BIN)/python -m ruff check isrdpo tests notebooks
+	$(BIN)/python -m ruff format --check isrdpo tests notebooks
+
+format: $(READY)
+	$(BIN)/python -m ruff check --fix isrdpo tests notebooks
+	$(BIN)/python -m ruff format isrdpo tests notebooks
 
 lock: $(UV)
 	$(UV) pip compile pyproject.toml --extra test --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
