@@ -1,193 +1,304 @@
-"""What `isrdpo check` looks at before a long run: rows, bad rows by cause, the model's place, the space a run needs. Loads no model."""
+"""Look at rows, bad rows by cause, the model's files, memory and disk before a long run: `isrdpo check`.
+
+No model is loaded.
+"""
 
 import math
-import re
 import shutil
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from isrdpo.core import prompts, records
-from isrdpo.core.errors import RunError
-from isrdpo.core.folders import resolve
+from isrdpo.core.errors import RunError, VideoError
+from isrdpo.core.folders import checkpoint_path, nearest_folder, resolve
+from isrdpo.core.hub_ids import is_hub_id
+from isrdpo.core.judges import JUDGES
 from isrdpo.core.params import Params
+from isrdpo.core.progress import progress_bar
 from isrdpo.core.records import Sample
+from isrdpo.formats import video
 from isrdpo.scoring import scorers
-from isrdpo.stages import train
+from isrdpo.stages import data, train
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-SEVEN_B = 7_000_000_000  # weights assumed of a hub id, whose files are not at hand
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # per parameter, by model.dtype
+QUANTIZED_BYTES = {"8bit": 1, "4bit": 0.5}  # per parameter, by model.quantize
+FULL_TRAINING_BYTES = 20  # per parameter, in float32: weights, gradients, two moments of AdamW, reference
+SEVEN_B = 7_000_000_000  # parameters assumed of a model on the hub, whose files are not at hand
 SAMPLED = 4000  # distinct clips whose headers are read, at most
-THREADS = 8  # reading headers
-CHARACTERS = 4  # a token, where there is no tokenizer: English under common vocabularies
-OPTIMIZER = 4  # a full trainer checkpoint beside the policy: weights, two moments in float32
+THREADS = 8  # that read headers
+CHARACTERS = 4  # per token, where there is no tokenizer: English under common vocabularies
+OPTIMIZER = 4  # a full trainer checkpoint, in policies: weights, and two moments in float32
+MARGIN = 8  # bytes for begin, end and the prefixes of pieces, in the quick look at a row's length
 
 
-def inspect(params: Params) -> tuple[list[str], list[str]]:
-    """(what was found, what is wrong)."""
-    lines, problems = _data(params)
-    weights, origin, wrong = _model(params)
-    lines.append(f"model: {origin}, {_size(weights)} of weights")
-    lines += [memory(params, weights)] if params.iterations else []
-    wrong += [problem] if (problem := scorers.missing(params.score)) else []
-    needed, detail = space(params, weights)
-    free = shutil.disk_usage(_existing(resolve(params.run))).free
-    lines.append(f"space: about {_size(needed)} ({detail}); {_size(free)} free")
+class Findings(NamedTuple):
+    """Two lists: what was found, and what is wrong. One line each."""
+
+    lines: list[str]
+    problems: list[str]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A checkpoint before it is loaded: bytes of its weights, where they come from, and what is wrong."""
+
+    size: float
+    origin: str
+    problem: str = ""
+
+
+def inspect(params: Params) -> Findings:
+    """Check the data, the model, the scorer and the disk of a run. Writes nothing."""
+    lines, problems = _check_data(params)
+    weights = find_weights(params)
+    lines.append(f"model: {weights.origin}, {format_size(weights.size)} of weights")
+    if params.iterations:
+        lines.append(training_memory(params, weights.size))
+    problems += [problem for problem in (weights.problem, scorers.missing_setting(params.score)) if problem]
+    needed, detail = disk_space(params, weights.size)
+    free = shutil.disk_usage(nearest_folder(resolve(params.run))).free
+    lines.append(f"space: about {format_size(needed)} ({detail}); {format_size(free)} free")
     if needed > free:
-        wrong.append(f"{params.run}: the run needs about {_size(needed)}, {_size(free)} are free; see keep_policies, or choose another run=...")
-    return lines, problems + wrong
+        problems.append(
+            f"{params.run}: the run needs about {format_size(needed)}, {format_size(free)} are free; "
+            f"see keep_policies, or choose another run=..."
+        )
+    return Findings(lines, problems)
 
 
-def _data(params: Params) -> tuple[list[str], list[str]]:
-    from isrdpo.stages import data
-
-    found = data.inspect(params)
-    bad, total = {cause: list(details) for cause, details in found.bad.items()}, sum(found.counts.values())
-    lines = [f"source: {found.source}", *(f"{name}: {count}" for name, count in found.counts.items())]
-    if found.clips:
-        line, broken = lengths(found.clips)
+def _check_data(params: Params) -> Findings:
+    """Count the rows, the bad ones by the causes that the stages count them under, and measure the clips."""
+    overview = data.inspect(params)
+    bad = {cause: list(details) for cause, details in overview.bad.items()}
+    total = sum(overview.counts.values())
+    lines = [f"source: {overview.source}"]
+    lines += [f"{name}: {count}" for name, count in overview.counts.items()]
+    if overview.clips:
+        line, broken = check_durations(overview.clips)
         lines.append(line)
-        bad |= {"broken video": broken} if broken else {}
-    lines += [f"bad: {len(details)} {cause}; first: {details[0]}" for cause, details in bad.items()]
-    problems = [f"{name}: none" for name, count in found.counts.items() if count == 0]
-    if found.train:
+        if broken:
+            bad["broken video"] = broken
+    lines += [_bad_line(cause, details) for cause, details in bad.items()]
+    problems = [f"{name}: none" for name, count in overview.counts.items() if count == 0]
+    if overview.train:
         try:
-            data.taken_in(params, 1, len(found.train))
+            data.rows_of_iteration(params, 1, len(overview.train))
         except RunError as error:
             problems.append(str(error))
-    missed = sum(map(len, bad.values()))
-    if missed > params.max_bad_share * total:
-        problems.append(f"{missed} of {total} rows are bad, above max_bad_share={params.max_bad_share}; mend them, or raise max_bad_share")
-    return lines + _pairs(params, found.train, problems) + long_answers(params, found.train), problems
+    bad_count = sum(map(len, bad.values()))
+    if bad_count > params.max_bad_share * total:
+        problems.append(
+            f"{bad_count} of {total} rows are bad, above max_bad_share={params.max_bad_share}; "
+            f"mend them, or raise max_bad_share"
+        )
+    pairs = check_pairs(params, overview.train)
+    return Findings(lines + pairs.lines + check_lengths(params, overview.train), problems + pairs.problems)
 
 
-def lengths(clips: dict[Path, list[str]]) -> tuple[str, list[str]]:
-    """(durations over the distinct clips in a line, a detail for each row whose clip cannot be opened). Containers' headers only; of more than SAMPLED clips
-    SAMPLED evenly spaced ones, and then the line says so."""
-    from isrdpo.core.progress import progress_bar
-    from isrdpo.formats import video
+def _bad_line(cause: str, details: Sequence[str]) -> str:
+    return f"bad: {len(details)} {cause}; first: {details[0]}"
 
+
+def check_durations(clips: dict[Path, list[str]]) -> tuple[str, list[str]]:
+    """Read the durations of distinct clips from their headers.
+
+    `clips` maps each clip to the ids of its rows. Of more than SAMPLED clips, so many evenly spaced ones are
+    read, and then the line says so. Returns the line, and a detail for each row whose clip cannot be opened.
+    """
     paths = sorted(clips)
-    taken = paths if len(paths) <= SAMPLED else [paths[n * len(paths) // SAMPLED] for n in range(SAMPLED)]
+    sample = paths
+    scope = f"{len(paths)} distinct videos"
+    if len(paths) > SAMPLED:
+        sample = [paths[n * len(paths) // SAMPLED] for n in range(SAMPLED)]
+        scope = f"{len(sample)} of {scope}, evenly spaced by name"
+    durations = _read_durations(sample)
+    broken = []
+    for path, duration in durations.items():
+        if isinstance(duration, VideoError):
+            broken += [f"{name}: {duration}" for name in clips[path]]
+    return f"durations of {scope}: {_spread(list(durations.values()))}", broken
 
-    def measured(path: Path) -> float | video.VideoError | None:
-        try:
-            return video.seconds(path)
-        except video.VideoError as error:
-            return error
 
+def _read_durations(paths: Sequence[Path]) -> dict[Path, float | VideoError | None]:
+    """The seconds of each clip; None where its header does not say, the error where it cannot be opened."""
     pool = ThreadPoolExecutor(THREADS)
     try:
-        found = dict(zip(taken, progress_bar(pool.map(measured, taken), len(taken), "check: durations"), strict=True))
+        durations = progress_bar(pool.map(_read_duration, paths), len(paths), "check: durations")
+        return dict(zip(paths, durations, strict=True))
     finally:
         pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for the rest
-    known = [length for length in found.values() if isinstance(length, float)]
-    broken = [f"{name}: {error}" for path, error in found.items() if isinstance(error, video.VideoError) for name in clips[path]]
-    which = f"{len(taken)} of {len(paths)} distinct videos, evenly spaced by name" if len(taken) < len(paths) else f"{len(paths)} distinct videos"
-    spread = f"{min(known):.1f} / {statistics.median(known):.1f} / {max(known):.1f} s (shortest / median / longest, by their headers)" if known else "not known"
-    silent = sum(length is None for length in found.values())
-    spread += f"; {silent} do not say" if silent else ""
-    return f"durations of {which}: {spread}", broken
 
 
-def _pairs(params: Params, train: list[Sample], problems: list[str]) -> list[str]:
-    """What the arm `given` would leave out, by the cause that the stage counts it under; too much of it is a problem."""
-    if params.judge.method != "given":
-        return []
-    left: dict[str, list[str]] = {}
-    for sample in train:
+def _read_duration(path: Path) -> float | VideoError | None:
+    try:
+        return video.clip_seconds(path)
+    except VideoError as error:
+        return error
+
+
+def _spread(durations: Sequence[float | VideoError | None]) -> str:
+    """Shortest, median and longest of the durations, and how many clips do not say theirs."""
+    seconds = [duration for duration in durations if isinstance(duration, float)]
+    text = "not known"
+    if seconds:
+        three = (min(seconds), statistics.median(seconds), max(seconds))
+        text = " / ".join(f"{value:.1f}" for value in three)
+        text += " s (shortest / median / longest, by their headers)"
+    silent = sum(duration is None for duration in durations)
+    return f"{text}; {silent} do not say" if silent else text
+
+
+def check_pairs(params: Params, samples: Sequence[Sample]) -> Findings:
+    """Count the rows that are no pair, where pairs are the data set's own; too many of them are a problem."""
+    if JUDGES[params.judge.method].needs_responses:
+        return Findings([], [])
+    unpaired: dict[str, list[str]] = {}
+    for sample in samples:
         if cause := records.why_no_pair(sample.chosen, sample.rejected):
-            left.setdefault(cause, []).append(sample.id)
-    if (missed := sum(map(len, left.values()))) > params.max_bad_share * len(train):
+            unpaired.setdefault(cause, []).append(sample.id)
+    problems = []
+    count = sum(map(len, unpaired.values()))
+    if count > params.max_bad_share * len(samples):
         problems.append(
-            f"judge.method: given, but {missed} of {len(train)} training rows are no pair, above max_bad_share={params.max_bad_share}; mend or drop them"
+            f"judge.method: {params.judge.method}, but {count} of {len(samples)} training rows are no pair, "
+            f"above max_bad_share={params.max_bad_share}; mend or drop them"
         )
-    return [f"bad: {len(ids)} {cause}; first: {ids[0]}" for cause, ids in left.items()]
+    return Findings([_bad_line(cause, ids) for cause, ids in unpaired.items()], problems)
 
 
-def long_answers(params: Params, train: list[Sample]) -> list[str]:
-    """How many rows are longer, with the longer of their pair (else their answer), than `train.max_length` lets a pair be. Other arms than `given` train on answers of their own."""
-    texts = [(s.question, (s.chosen, s.rejected) if s.chosen and s.rejected else (s.answer, "")) for s in train if s.answer or s.chosen and s.rejected]
+@dataclass(frozen=True)
+class TrainingText:
+    """The text of a training row: its prompt, and the answers of which the longer one decides."""
+
+    prompt: str
+    answers: tuple[str, ...]
+
+    def length(self, measure: Callable[[str], int]) -> int:
+        """The prompt and the longer answer, measured by `measure`."""
+        return measure(self.prompt) + max(map(measure, self.answers))
+
+
+def check_lengths(params: Params, samples: Sequence[Sample]) -> list[str]:
+    """Count the rows that are longer than `train.max_length` lets a pair be; a line, or none without answers.
+
+    A row counts with the longer of its pair, else with its answer. Judges other than `given` train on answers
+    of the policy's own, which are not known yet.
+    """
+    texts = [text for sample in samples if (text := _training_text(sample))]
     if not texts:
         return []
-    limit, full = params.train.max_length, [(prompts.conversation(question), *pair) for question, pair in texts]
-    # a token is a byte at least, so most rows need no counting; the margin is for begin, end and the pieces' prefixes
-    long = [row for row in full if len(row[0].encode()) + max(len(answer.encode()) for answer in row[1:]) + 8 > limit]
-    over, counted_by = 0, "none has as many bytes"
-    if long:
-        count, counted_by = _counter(params)
-        counts = zip(*(count([row[n] for row in long]) for n in range(3)), strict=True)
-        over = sum(asked + max(chosen, rejected) + 2 > limit for asked, chosen, rejected in counts)  # begin and end are a token each
-    return [f"longer than train.max_length={limit} with their answers: {over} of {len(texts)} ({counted_by})"]
+    limit = params.train.max_length
+    # a token is at least a byte, so most rows need no tokenizer
+    long_texts = [text for text in texts if text.length(_byte_count) + MARGIN > limit]
+    over = 0
+    method = "none has as many bytes"
+    if long_texts:
+        count, method = token_counter(params)
+        over = sum(text.length(count) + 2 > limit for text in long_texts)  # begin and end are a token each
+    return [f"longer than train.max_length={limit} with their answers: {over} of {len(texts)} ({method})"]
 
 
-def _counter(params: Params) -> tuple[Callable[[list[str]], list[int]], str]:
-    """(texts to tokens, how they are counted): sentencepiece or transformers where the model's folder has a tokenizer, else an estimate."""
-    from isrdpo.core.folders import TOYBOX_BASE
+def _training_text(sample: Sample) -> TrainingText | None:
+    prompt = prompts.conversation(sample.question)
+    if sample.chosen and sample.rejected:
+        return TrainingText(prompt, (sample.chosen, sample.rejected))
+    return TrainingText(prompt, (sample.answer,)) if sample.answer else None
 
-    folder = TOYBOX_BASE if params.model.path == "toybox" else resolve(params.model.path)
+
+def _byte_count(text: str) -> int:
+    return len(text.encode())
+
+
+def token_counter(params: Params) -> tuple[Callable[[str], int], str]:
+    """Return a function from text to its number of tokens, and how it counts.
+
+    It uses sentencepiece or transformers where the model's folder has a tokenizer, else an estimate.
+    """
+    folder = resolve(checkpoint_path(params.model.path))
     try:
         if (folder / "tokenizer.model").is_file():
-            import sentencepiece
-
-            pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
-            # a prompt's two sides are tokenized apart, as in `hound`
-            return lambda texts: [sum(len(ids) for ids in pieces.encode(text.split("<video>"))) for text in texts], "tokens of its tokenizer.model"
+            return _sentencepiece_counter(folder), "tokens of its tokenizer.model"
         if (folder / "tokenizer_config.json").is_file():
-            from transformers import AutoTokenizer
-
-            made = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-            return lambda texts: [len(ids) for ids in made(texts, add_special_tokens=False)["input_ids"]], "tokens of its tokenizer"
-    except Exception as error:  # noqa: BLE001 - a foreign tokenizer fails in its own ways, and an estimate does
-        return _estimate, f"estimated, {CHARACTERS} characters a token; the tokenizer in {params.model.path} cannot be read: {type(error).__name__}"
-    return _estimate, f"estimated, {CHARACTERS} characters a token; {params.model.path} has no tokenizer here"
+            return _transformers_counter(folder), "tokens of its tokenizer"
+        reason = f"{params.model.path} has no tokenizer here"
+    except Exception as error:  # a foreign tokenizer fails in its own ways, and an estimate does
+        reason = f"the tokenizer in {params.model.path} cannot be read: {type(error).__name__}"
+    return _estimated_tokens, f"estimated, {CHARACTERS} characters a token; {reason}"
 
 
-def _estimate(texts: list[str]) -> list[int]:
-    return [math.ceil(len(text) / CHARACTERS) for text in texts]
+def _sentencepiece_counter(folder: Path) -> Callable[[str], int]:
+    import sentencepiece
+
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    # the two sides of a prompt are tokenized apart, as for a LLaVA-Hound checkpoint
+    return lambda text: sum(len(ids) for ids in pieces.encode(text.split("<video>")))
 
 
-def _model(params: Params) -> tuple[int, str, list[str]]:
-    """(bytes of weights, where they come from, what is wrong)."""
-    from isrdpo.core.folders import TOYBOX_BASE
+def _transformers_counter(folder: Path) -> Callable[[str], int]:
+    from transformers import AutoTokenizer
 
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _estimated_tokens(text: str) -> int:
+    return math.ceil(len(text) / CHARACTERS)
+
+
+def find_weights(params: Params) -> Weights:
+    """Look for the weights of `model.path`: in a folder, else assumed of a model on the hub."""
     path = params.model.path
-    folder = TOYBOX_BASE if path == "toybox" else resolve(path)
+    folder = resolve(checkpoint_path(path))
     if folder.is_dir():
-        weights = sum(p.stat().st_size for pattern in ("*.safetensors", "pytorch_model*.bin") for p in folder.glob(pattern))
-        return weights, path, [] if weights else [f"model.path: {path} holds no weights (*.safetensors or pytorch_model*.bin)"]
+        files = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
+        size = sum(file.stat().st_size for file in files)
+        problem = f"model.path: {path} holds no weights (*.safetensors or pytorch_model*.bin)"
+        return Weights(size, path, "" if size else problem)
     if path == "toybox":
-        return 0, path, [f"{TOYBOX_BASE}: the base model that ships with the package is missing; install the package anew"]
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", path):
-        return SEVEN_B * BYTES[params.model.dtype], f"{path} from the hub, taken as 7 B", []
-    return 0, path, [f"model.path: {path} is neither toybox, a folder, nor a hub id such as ShareGPTVideo/LLaVA-Hound-SFT"]
+        problem = f"{folder}: the base model that ships with the package is missing; install the package anew"
+        return Weights(0, path, problem)
+    if is_hub_id(path):
+        return Weights(SEVEN_B * BYTES[params.model.dtype], f"{path} from the hub, taken as 7 B")
+    problem = (
+        f"model.path: {path} is neither toybox, a folder, nor a hub id such as ShareGPTVideo/LLaVA-Hound-SFT"
+    )
+    return Weights(0, path, problem)
 
 
-def space(params: Params, weights: int) -> tuple[int, str]:
-    """(bytes a run takes on disk, of what): kept policies, one being written, a trainer checkpoint while training."""
+def disk_space(params: Params, weights: float) -> tuple[float, str]:
+    """Return the bytes that a run takes on disk, and what they are.
+
+    They are the policies that stay, one that is being written, and two trainer checkpoints. `weights` is in
+    bytes.
+    """
     if not params.iterations:
         return 0, "nothing is trained"
-    kept = min(train.kept(params) + 1, params.iterations)
+    policies = min(train.kept_policies(params) + 1, params.iterations)
     checkpoint = weights * OPTIMIZER if params.train.method == "full" else weights // 10
-    return kept * weights + weights + 2 * checkpoint, f"{kept} policies and trainer checkpoints"
+    return policies * weights + weights + 2 * checkpoint, f"{policies} policies and trainer checkpoints"
 
 
-def memory(params: Params, weights: int) -> str:
-    """What training holds on its one device, activations aside. Full: weights, gradients, AdamW's two moments and the reference, float32 each: 20 bytes
-    a parameter. LoRA: the base, and the same for its adapter, which is small."""
-    count = weights / BYTES[params.model.dtype]
+def training_memory(params: Params, weights: float) -> str:
+    """Say what training holds on its one device, activations aside. `weights` is in bytes.
+
+    Full training holds FULL_TRAINING_BYTES per parameter; LoRA holds the base, and as much for its adapter,
+    which is small.
+    """
+    dtype = BYTES[params.model.dtype]
+    parameters = weights / dtype
     if params.train.method == "full":
-        return f"training memory: about {_size(count * 20)} on one device (weights, gradients, two moments, reference in float32); activations on top"
-    size = {"none": BYTES[params.model.dtype], "8bit": 1, "4bit": 0.5}[params.model.quantize]
-    return f"training memory: about {_size(count * size)} on one device (the frozen base); its adapter and activations on top"
+        size = parameters * FULL_TRAINING_BYTES
+        detail = "weights, gradients, two moments, reference in float32); activations on top"
+    else:
+        size = parameters * QUANTIZED_BYTES.get(params.model.quantize, dtype)
+        detail = "the frozen base); its adapter and activations on top"
+    return f"training memory: about {format_size(size)} on one device ({detail}"
 
 
-def _existing(path: Path) -> Path:
-    """The nearest folder that is there."""
-    return path if path.is_dir() else _existing(path.parent)
-
-
-def _size(count: Any) -> str:
+def format_size(count: float) -> str:
+    """Return bytes as a person reads them, such as 14.0 GB."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

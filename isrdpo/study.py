@@ -1,186 +1,322 @@
 """Arms x seeds: isrdpo study params/study.yaml
 
-A study file names what its runs share (`preset`, `set`), the arms (each a few keys), the seeds, and how many runs go at a time. Each run is a folder
-`<run>/<arm>-<seed>`; its stages run in one process, without notebooks. Runs of a study share clips, features and the base's evaluation.
+A study file names what its runs share (`preset`, `set`), the arms (each changes a few keys), the seeds, and
+how many runs go at a time. Each run is a folder `<run>/<arm>-<seed>`; its stages run in one process, without
+notebooks. The runs of a study share clips, features and the base's evaluation.
 """
 
+import difflib
+import itertools
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from isrdpo.core import errors, folders, params, records
+from isrdpo.core import params, records
+from isrdpo.core.errors import RunError
+from isrdpo.core.folders import atomic_folder, display_path, project_root, resolve
 from isrdpo.core.pipeline import STAGES, stage_key
+from isrdpo.core.progress import format_duration, format_time_left
 from isrdpo.core.runs import Run, is_complete
 
 KEYS = ("preset", "run", "seeds", "parallel", "set", "arms")
+REQUIRED = ("preset", "run", "seeds", "arms")
 POLL = 1.0  # seconds between looks at what is on disk
+
+
+class Cell(NamedTuple):
+    """One run of a study: an arm with one of its seeds."""
+
+    arm: str
+    params: params.Params
 
 
 @dataclass(frozen=True)
 class Study:
-    """folder: of the runs; parallel: runs at a time; cells: (arm, the run's parameters), in the order in which they go."""
+    """A study file as it is to be run.
+
+    `folder` holds the runs; `parallel` of them go at a time, in the order of `cells`.
+    """
 
     folder: Path
     parallel: int
-    cells: tuple[tuple[str, params.Params], ...]
+    cells: tuple[Cell, ...]
 
 
-def load(path: Path, seeds: int | None = None, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> Study:
-    """A study file; `seeds`: only so many of each arm's; `only`: these arms. `overrides` (key=value) count for every run, `run=` for the study's
-    folder. Raises ParamsError with every error found."""
-    raw, errors = params.read_file(path), []
+def load(
+    path: Path, seeds: int | None = None, overrides: Sequence[str] = (), only: Sequence[str] = ()
+) -> Study:
+    """Read a study file. Raises ParamsError with every error found.
+
+    `seeds` takes only the first so many of each arm, `only` some of the arms. `overrides` (key=value) count
+    for every run, and `run=` among them for the study's folder.
+    """
+    raw = params.read_file(path)
     for text in overrides:
         if text.startswith("run="):
             raw["run"] = text.removeprefix("run=")
-    errors += [f"{path}: there is no key {name}; known here: {', '.join(KEYS)}" for name in raw if name not in KEYS]
-    errors += [f"{path}: {name} is missing" for name in ("preset", "run", "seeds", "arms") if name not in raw]
-    arms, parallel = raw.get("arms") or {}, raw.get("parallel", 1)
-    if not isinstance(arms, dict) or not arms or not all(isinstance(keys, dict) for keys in arms.values()):
-        errors.append(f"{path}: arms maps each arm's name to its keys, such as `self_reward: {{respond.context: none}}`; isr: {{}} has none")
-        arms = {}
-    if not isinstance(parallel, int) or parallel < 1:
-        errors.append(f"{path}: parallel: {parallel!r} is not a number of runs")
-    errors += [f"{path}: there is no arm {name}; it has {', '.join(arms)}" for name in only if name not in arms]
-    if errors:
-        raise params.ParamsError("\n".join(errors))
-    cells = []
-    for arm, keys in arms.items():
+    if problems := _problems(raw, only):
+        raise params.ParamsError("\n".join(f"{path}: {problem}" for problem in problems))
+    cells: list[Cell] = []
+    for arm, keys in raw["arms"].items():
         if only and arm not in only:
             continue
-        given = keys.get("seeds", raw["seeds"])
-        if not isinstance(given, list) or not given or not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in given):
-            raise params.ParamsError(f"{path}: {arm}: seeds: {given!r} is not a list of whole numbers")
-        common = (raw.get("set") or {}) | {name: value for name, value in keys.items() if name != "seeds"}
-        for seed in given[:seeds]:
-            texts = [f"{name}={_text(value)}" for name, value in common.items()]
-            try:
-                made = params.load(folders.resolve(raw["preset"]), [*texts, *overrides, f"seed={seed}", f"run={raw['run']}/{arm}-{seed}"])
-            except params.ParamsError as error:
-                raise params.ParamsError("\n".join(f"{path}: {arm}: {line}" for line in str(error).splitlines())) from None
-            cells.append((arm, made))
-    return Study(folders.resolve(raw["run"]), parallel, tuple(cells))
+        try:
+            cells += _cells_of_arm(raw, arm, keys, overrides, seeds)
+        except params.ParamsError as error:
+            lines = [f"{path}: {arm}: {line}" for line in str(error).splitlines()]
+            raise params.ParamsError("\n".join(lines)) from None
+    return Study(resolve(raw["run"]), raw.get("parallel", 1), tuple(cells))
 
 
-def _text(value: Any) -> str:
+def _problems(raw: dict[str, Any], only: Sequence[str]) -> list[str]:
+    """Return a line for each thing that is wrong in a study file."""
+    problems = []
+    for name in raw:
+        if name not in KEYS:
+            problems.append(f"there is no key {name}; known here: {', '.join(KEYS)}{_hint(name, KEYS)}")
+    problems += [f"{name} is missing" for name in REQUIRED if name not in raw]
+    arms = raw.get("arms") or {}
+    if not isinstance(arms, dict) or not arms or not all(isinstance(keys, dict) for keys in arms.values()):
+        problems.append(
+            "arms maps each arm's name to its keys, such as `self_reward: {respond.context: none}`; "
+            "isr: {} has none"
+        )
+        arms = {}
+    if not isinstance(raw.get("set") or {}, dict):
+        problems.append("set maps keys to values, such as `iterations: 5`")
+    parallel = raw.get("parallel", 1)
+    if not isinstance(parallel, int) or parallel < 1:
+        problems.append(f"parallel: {parallel!r} is not a number of runs")
+    for name in only:
+        if name not in arms:
+            problems.append(f"there is no arm {name}; it has {', '.join(arms)}{_hint(name, arms)}")
+    return problems
+
+
+def _hint(name: str, names: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(name, list(names), 1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+def _cells_of_arm(
+    raw: dict[str, Any], arm: str, keys: dict[str, Any], overrides: Sequence[str], count: int | None
+) -> list[Cell]:
+    """The runs of one arm, the first `count` of its seeds. Raises ParamsError."""
+    seeds = keys.get("seeds", raw["seeds"])
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+        raise params.ParamsError(f"seeds: {seeds!r} is not a list of whole numbers")
+    values = (raw.get("set") or {}) | {name: value for name, value in keys.items() if name != "seeds"}
+    texts = [f"{name}={_yaml_text(value)}" for name, value in values.items()]
+    cells = []
+    for seed in seeds[:count]:
+        place = [f"arm={arm}", f"seed={seed}", f"run={raw['run']}/{arm}-{seed}"]
+        cells.append(Cell(arm, params.load(resolve(raw["preset"]), [*texts, *overrides, *place])))
+    return cells
+
+
+def _yaml_text(value: Any) -> str:
     """A YAML value as `key=value` takes it."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def go(study: Study, redo: bool = False) -> list[Run]:
-    """Every run to its end, `parallel` at a time; what is done is skipped. Prints a line an iteration. A run that fails is named at the end
-    (RunError) when the others are through; Ctrl-C stops all, and the same command goes on from there."""
-    runs = [Run.create(settings, redo) for _, settings in study.cells]
-    waiting, working, failed = [run for run in runs if not ended(run)], {}, []
-    watch, slots, devices = Watch(runs), list(range(study.parallel)), gpus() if waiting and study.parallel > 1 else []
+@dataclass
+class Slot:
+    """A place for one run at a time: its share of the machine, and the run that is in it."""
+
+    environment: dict[str, str]
+    run: Run | None = None
+    process: subprocess.Popen | None = field(default=None, repr=False)
+
+    def start(self, run: Run) -> None:
+        """Start a run's stages in a process of its own, whose output goes to study.log."""
+        command = [sys.executable, "-m", "isrdpo", "run", str(run.folder / "params.yaml"), "--stages"]
+        with (run.folder / "study.log").open("w") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | self.environment,
+                cwd=project_root(),
+            )
+        self.run = run
+
+    def has_ended(self) -> bool:
+        """Whether the process in the slot is over."""
+        return self.process is not None and self.process.poll() is not None
+
+    def clear(self) -> None:
+        """Make room for the next run."""
+        self.run = None
+        self.process = None
+
+
+def run_study(study: Study, redo: bool = False) -> list[Run]:
+    """Do every run of a study, `parallel` at a time, and print a line per iteration.
+
+    What is done is skipped. Raises RunError when the others are through, with a line for each run that
+    failed. Ctrl-C stops all; the same command goes on from there.
+    """
+    runs = [Run.create(cell.params, redo) for cell in study.cells]
+    waiting = deque(run for run in runs if not is_finished(run))
+    slots = open_slots(study.parallel) if waiting else []
+    watch = Watch(runs)
+    failures: list[str] = []
     try:
-        while waiting or working:
-            while waiting and slots:
-                run, slot = waiting.pop(0), slots.pop(0)
-                adopt(run, runs)
-                working[run.folder] = (run, slot, start(run, share(slot, study.parallel, devices)))
+        while waiting or any(slot.run for slot in slots):
+            for slot in slots:
+                if slot.run is None and waiting:
+                    run = waiting.popleft()
+                    adopt_base_evaluation(run, runs)
+                    slot.start(run)
             time.sleep(POLL)
-            for folder, (run, slot, child) in list(working.items()):
-                watch.look(run)
-                if child.poll() is not None:
-                    del working[folder]
-                    slots.append(slot)
-                    if not ended(run):
-                        failed.append(f"{folders.display_path(folder)}: {last_line(folder / 'study.log')}")
-            watch.show(len(working))
+            for slot in slots:
+                failures += _look_at(slot, watch)
+            watch.show(sum(slot.run is not None for slot in slots))
     finally:
-        for _, _, child in working.values():
-            child.terminate()
-        for _, _, child in working.values():
-            child.wait()
-    if failed:
-        raise errors.RunError("\n".join(failed))
+        _stop(slots)
+    if failures:
+        raise RunError("\n".join(failures))
     return runs
 
 
-def ended(run: Run) -> bool:
-    last = run.params.iterations
-    return all(is_complete(run, stage, t) for t in range(1, last + 1) for stage in STAGES) and is_complete(run, "evaluate", 0)
+def _look_at(slot: Slot, watch: "Watch") -> list[str]:
+    """Report the iterations that a slot's run has done, and clear the slot where its process is over.
+
+    Returns the reason where the run failed.
+    """
+    run = slot.run
+    if run is None:
+        return []
+    has_ended = slot.has_ended()  # before the look, which is then the last one
+    watch.look(run)
+    if not has_ended:
+        return []
+    slot.clear()
+    if is_finished(run):
+        return []
+    return [f"{display_path(run.folder)}: {last_line(run.folder / 'study.log')}"]
 
 
-def gpus() -> list[str]:
+def _stop(slots: Sequence[Slot]) -> None:
+    """End the processes that still run."""
+    processes = [slot.process for slot in slots if slot.process]
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.wait()
+
+
+def is_finished(run: Run) -> bool:
+    """Whether all stages of a run are done."""
+    steps = itertools.product(STAGES, range(1, run.params.iterations + 1))
+    return all(is_complete(run, stage, t) for stage, t in [("evaluate", 0), *steps])
+
+
+def open_slots(parallel: int) -> list[Slot]:
+    """Empty slots for `parallel` runs at a time."""
+    devices = visible_gpus() if parallel > 1 else []
+    return [Slot(slot_environment(slot, parallel, devices)) for slot in range(parallel)]
+
+
+def visible_gpus() -> list[str]:
     """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them; none where there is no CUDA."""
     import torch
 
-    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    return (named or [str(n) for n in range(torch.cuda.device_count())])[: torch.cuda.device_count()]
+    count = torch.cuda.device_count()
+    names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    names = [name for name in names if name] or [str(number) for number in range(count)]
+    return names[:count]
 
 
-def share(slot: int, parallel: int, devices: Sequence[str]) -> dict[str, str]:
-    """The environment of the run in a slot (0 to parallel - 1): its share of the cores and, of several GPUs, one; where there are fewer GPUs than slots, some
-    share theirs."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = {"OMP_NUM_THREADS": str(max(1, cores // parallel))} if parallel > 1 and "OMP_NUM_THREADS" not in os.environ else {}
-    return threads | ({"CUDA_VISIBLE_DEVICES": devices[slot % len(devices)]} if len(devices) > 1 else {})
+def slot_environment(slot: int, parallel: int, devices: Sequence[str]) -> dict[str, str]:
+    """The environment of the runs in slot 0 to parallel - 1: a share of the cores, and one of several GPUs.
+
+    Where there are fewer GPUs than slots, some share theirs.
+    """
+    environment = {}
+    if parallel > 1 and "OMP_NUM_THREADS" not in os.environ:
+        environment["OMP_NUM_THREADS"] = str(max(1, _core_count() // parallel))
+    if len(devices) > 1:
+        environment["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
+    return environment
 
 
-def start(run: Run, environment: dict[str, str]) -> subprocess.Popen:
-    """A run's stages in a process of its own; what it says goes to study.log."""
-    command = [sys.executable, "-m", "isrdpo", "run", str(run.folder / "params.yaml"), "--stages"]
-    with (run.folder / "study.log").open("w") as log:
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | environment, cwd=folders.project_root())  # noqa: S603
+def _core_count() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def last_line(log: Path) -> str:
+    """The last line of a log, which says why a run failed."""
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
     return lines[-1] if lines else "it said nothing"
 
 
-def adopt(run: Run, others: Sequence[Run]) -> None:
-    """Takes the base's evaluation from a run that has the same (by its key), instead of making it again."""
-    mine, wanted = run.iteration(0), stage_key(run.params, "evaluate", 0)
-    found = next((o for o in others if o is not run and (m := o.done("evaluate", 0)) and m["key"] == wanted), None)
-    if run.done("evaluate", 0) or found is None:
+def adopt_base_evaluation(run: Run, others: Sequence[Run]) -> None:
+    """Copy the base's evaluation from a run that has the same one (by its key), if there is one."""
+    if run.done("evaluate", 0):
         return
-    part = mine.with_name(".iter_00.part")
-    for old in (part, mine):
-        shutil.rmtree(old, ignore_errors=True)
-    shutil.copytree(found.iteration(0), part)
-    os.replace(part, mine)
-    if not (run.folder / "model.json").exists() and (found.folder / "model.json").exists():
-        records.write_json(run.folder / "model.json", records.read_json(found.folder / "model.json"))
+    key = stage_key(run.params, "evaluate", 0)
+    for other in others:
+        marker = other.done("evaluate", 0)
+        if other is not run and marker and marker["key"] == key:
+            break
+    else:
+        return
+    with atomic_folder(run.iteration(0)) as part:
+        shutil.copytree(other.iteration(0), part, dirs_exist_ok=True)
+    model_note = run.folder / "model.json"
+    if not model_note.exists() and (other.folder / "model.json").exists():
+        records.write_json(model_note, records.read_json(other.folder / "model.json"))
 
 
 class Watch:
-    """Counts iterations on disk, and says how long the rest will take at the pace of this call."""
+    """Counts the iterations on disk, and says how long the rest takes at the pace of this call."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.total = sum(run.params.iterations for run in runs)
-        self.seen = {run.folder: self._count(run) for run in runs}
-        self.before, self.began = sum(self.seen.values()), time.monotonic()
-
-    @staticmethod
-    def _count(run: Run) -> int:
-        return sum(run.done("evaluate", t) is not None for t in range(1, run.params.iterations + 1))
-
-    def look(self, run: Run) -> None:
-        """Prints a line for each iteration that has come."""
-        for t in range(self.seen[run.folder] + 1, self._count(run) + 1):
-            self.seen[run.folder] = t
-            print(f"{chr(13) if sys.stdout.isatty() else ''}[{self.done}/{self.total}] {run.folder.name}: iteration {t:<4}{self.left()}", flush=True)
+        self.counts = {run.folder: _evaluated(run) for run in runs}
+        self.done_before = self.done
+        self.began = time.monotonic()
 
     @property
     def done(self) -> int:
-        return sum(self.seen.values())
+        """Iterations on disk, over all runs."""
+        return sum(self.counts.values())
 
-    def left(self) -> str:
-        from isrdpo.reports.notebooks import format_duration
+    def look(self, run: Run) -> None:
+        """Print a line for each iteration that came since the last look."""
+        for t in range(self.counts[run.folder] + 1, _evaluated(run) + 1):
+            self.counts[run.folder] = t
+            start = "\r" if sys.stdout.isatty() else ""
+            place = f"[{self.done}/{self.total}]"
+            print(f"{start}{place} {run.folder.name}: iteration {t:<4}{self.time_left()}", flush=True)
 
-        here = self.done - self.before
-        return f"about {format_duration((time.monotonic() - self.began) * (self.total - self.done) / here)} left in all" if here and self.done < self.total else ""
+    def time_left(self) -> str:
+        """Say how long the rest takes; empty until this call has done an iteration."""
+        done = self.done - self.done_before
+        text = format_time_left(time.monotonic() - self.began, done, self.total - self.done_before)
+        return f"{text} in all" if text else ""
 
     def show(self, working: int) -> None:
-        from isrdpo.reports.notebooks import format_duration
-
+        """Write the line at the bottom of a screen anew."""
         if sys.stdout.isatty():
-            print(f"\r{self.done}/{self.total} iterations, {working} runs at work, {format_duration(time.monotonic() - self.began)}  {self.left():<40}", end="", flush=True)
+            state = f"{self.done}/{self.total} iterations, {working} runs at work"
+            elapsed = format_duration(time.monotonic() - self.began)
+            print(f"\r{state}, {elapsed}  {self.time_left():<40}", end="", flush=True)
+
+
+def _evaluated(run: Run) -> int:
+    """Count the iterations of a run whose evaluation is done."""
+    return sum(run.done("evaluate", t) is not None for t in range(1, run.params.iterations + 1))

@@ -1,62 +1,80 @@
-"""What the golden checker asks of a port; every answer comes from `isrdpo`, nothing is computed here."""
+"""The protocol of LLaVA-Hound's golden checker; every answer comes from `isrdpo`.
+
+The checker also asks about an image, which nothing in the library does. The model reads images through
+transformers' own code; only an image's pixels, by LLaVA-Hound's rule, and its placeholders are made here.
+"""
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from isrdpo.core import prompts
-from isrdpo.core.params import TrainParams
 from isrdpo.formats import video
-from isrdpo.models import hound
+from isrdpo.models import dpo, hound
+from isrdpo.models.hound_model import HoundConfig
+from isrdpo.models.hound_processor import normalize, resize_and_crop, unit_scale
+from isrdpo.models.interface import EncodedVideo
+from tests.miniature import train_settings
 
-SETTINGS = TrainParams(
-    method="full", beta=0.1, learning_rate=5e-7, epochs=1, batch_size=1, gradient_accumulation=1, schedule="linear",
-    warmup_ratio=0.1, weight_decay=0.0, max_grad_norm=1.0, max_length=2048, loss_type="sigmoid", ld_alpha=None, length_alpha=None,
-    bf16="auto", gradient_checkpointing=False, lora_r=64, lora_alpha=16, lora_dropout=0.05, save_steps=50, report_to="none",
-)  # fmt: skip
+# what the checker puts in the place of all placeholders of an image or a video
+IMAGE = -200
+VIDEO = -201
+
+
+def image_pixels(image: np.ndarray, size: int) -> torch.Tensor:
+    """Map an image uint8 [H, W, 3] to float32 [3, S, S]: resized (bicubic) and cropped, then normalized."""
+    return normalize(resize_and_crop(unit_scale(image[None]), size, "bicubic"))[0]
+
+
+def collapse(ids: list[int], config: HoundConfig, marker: int) -> list[int]:
+    """Put one marker in the place of a video's placeholders."""
+    if config.video_token_id not in ids:
+        return ids
+    start = ids.index(config.video_token_id)
+    return [*ids[:start], marker, *ids[start + config.video_seq_length :]]
+
+
+def expand(ids: list[int], config: HoundConfig) -> list[int]:
+    """Put the placeholders of an image or a video in the place of its marker."""
+    placeholders = {
+        IMAGE: [config.image_token_id] * config.image_seq_length,
+        VIDEO: [config.video_token_id] * config.video_seq_length,
+    }
+    expanded = []
+    for token in ids:
+        expanded += placeholders.get(token, [token])
+    return expanded
 
 
 class Adapter:
-    """The protocol of check_port.py. `ref_ids` hold one -200 (image) or -201 (video) in the place of all placeholders."""
+    """The seven methods that the checker calls; `ref_ids` hold a marker in the place of all placeholders."""
 
     def load(self, ckpt_dir: str, tower_dirs: dict[str, str]) -> None:
         self.model, self.processor = hound.load(ckpt_dir, **tower_dirs)
 
     def input_ids(self, question: str, modal: str) -> list[int]:
-        prompt = prompts.conversation(question, video=modal == "VIDEO")
-        if modal == "IMAGE":
-            prompt = prompts.conversation(question).replace("<video>", "<image>")
-        ids, result = self.processor.prompt_ids(prompt), []
-        for position, token in enumerate(ids):
-            if token < self.processor.vocab_size:
-                result.append(token)
-            elif token != ids[position - 1]:
-                result.append(-200 if token == self.processor.image_token_id else -201)
-        return result
+        ids = self.processor.prompt_ids(prompts.conversation(question, video=modal != "TEXT"))
+        return collapse(ids, self.model.config, IMAGE if modal == "IMAGE" else VIDEO)
 
     def pixel_values(self, media_path: str, backend: str | None) -> torch.Tensor:
         if backend is None:
-            return self.processor.image_pixels(np.array(Image.open(media_path).convert("RGB")))
+            image = np.array(Image.open(media_path).convert("RGB"))
+            return image_pixels(image, self.model.config.image_config.image_size)
         span = "first_10s" if backend == "decord" else "whole"
-        return self.processor.pixels(video.read(Path(media_path), self.processor.frames, span).frames).transpose(0, 1)
+        clip = video.read_clip(Path(media_path), self.processor.frames, span)
+        return self.processor.pixels(clip.frames).transpose(0, 1)
 
-    def _expanded(self, ref_ids: list[int]) -> list[int]:
-        ids, image, video_id = [], self.processor.image_token_id, self.processor.video_token_id
-        places = {-200: [image] * self.processor.image_tokens, -201: [video_id] * self.processor.video_tokens}
-        for token in ref_ids:
-            ids += places.get(token, [token])
-        return ids
-
-    def _inputs(self, ref_ids: list[int], pixels: torch.Tensor | None, modal: str) -> dict:
-        ids = self._expanded(ref_ids)
-        inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
+    def _inputs(self, ref_ids: list[int], pixels: torch.Tensor | None, modal: str) -> dict[str, Any]:
+        ids = torch.tensor([expand(ref_ids, self.model.config)])
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if modal == "VIDEO":
-            inputs |= {"pixel_values_videos": pixels.transpose(0, 1)[None]}
+            inputs["pixel_values_videos"] = pixels.transpose(0, 1)[None]
         elif modal == "IMAGE":
-            inputs |= {"pixel_values": pixels[None]}
+            inputs["pixel_values"] = pixels[None]
         return inputs
 
     @torch.no_grad()
@@ -66,7 +84,7 @@ class Adapter:
     @torch.no_grad()
     def features(self, pixels: torch.Tensor, modal: str) -> torch.Tensor:
         if modal == "VIDEO":
-            return hound.encode_videos(self.model, pixels.transpose(0, 1)[None])[0]
+            return self.model.model.get_video_features(pixels.transpose(0, 1)[None]).pooler_output[0]
         return self.model.get_image_features(pixels[None]).pooler_output[0]
 
     def greedy(self, ref_ids: list[int], pixels: torch.Tensor | None, modal: str, n: int) -> list[int]:
@@ -76,19 +94,29 @@ class Adapter:
     def dpo_logps(
         self, padded_ref_ids: torch.Tensor, expanded_labels: torch.Tensor, pixels: list[torch.Tensor]
     ) -> torch.Tensor:
-        from isrdpo.models import dpo
-
         rows = []
-        for number, (ids, labels) in enumerate(zip(padded_ref_ids.tolist(), expanded_labels.tolist(), strict=True)):
+        for number, (ids, labels) in enumerate(
+            zip(padded_ref_ids.tolist(), expanded_labels.tolist(), strict=True)
+        ):
             answer = [label for label in labels if label != -100]
-            prompt = self._expanded(ids)[: labels.index(answer[0])]
-            rows.append({"prompt_ids": prompt, "chosen_ids": answer, "rejected_ids": answer, "video": str(number)})
-            rows[-1] |= {"chosen_words": 0, "rejected_words": 0}
-        clips = {str(n): {"features": self.features(clip, "VIDEO")} for n, clip in enumerate(pixels)}
+            rows.append(
+                dpo.TrainingRow(
+                    prompt_ids=expand(ids, self.model.config)[: labels.index(answer[0])],
+                    chosen_ids=answer,
+                    rejected_ids=answer,
+                    video=str(number),
+                    chosen_words=0,
+                    rejected_words=0,
+                )
+            )
+        videos = {str(n): EncodedVideo(self.features(clip, "VIDEO")) for n, clip in enumerate(pixels)}
+        settings = train_settings(batch_size=1)
+        totals = []
         with tempfile.TemporaryDirectory() as folder:
-            made = dpo.trainer(self.model, self.processor, rows, clips.get, SETTINGS, Path(folder), seed=0)
-            totals = []
+            trainer = dpo.make_trainer(
+                self.model, self.processor, rows, videos.__getitem__, settings, Path(folder), seed=0
+            )
             for row in rows:  # apart, since the trainer logs the mean over a batch
-                made.compute_loss(made.model.eval(), made.data_collator([row]))
-                totals.append(made._metrics["eval"]["logps/chosen"][-1])
+                trainer.compute_loss(trainer.model.eval(), trainer.data_collator([row]))
+                totals.append(trainer._metrics["eval"]["logps/chosen"][-1])
         return torch.tensor(totals)

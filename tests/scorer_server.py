@@ -1,4 +1,6 @@
-"""A real OpenAI-compatible server on localhost whose replies a test writes: chat completions only, one thread a request."""
+"""A real OpenAI-compatible server on localhost whose replies a test writes: chat completions, a thread a
+request.
+"""
 
 import json
 import threading
@@ -7,15 +9,22 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Answer = str | int | bytes | None  # a reply's text, an HTTP status, raw bytes of a body, or a reply without text
+# A reply's text, an HTTP status, the raw bytes of a body, or None for a reply without text.
+Answer = str | int | bytes | None
 
 
 class Server(ThreadingHTTPServer):
-    """`asked`: the bodies of all requests, with their `authorization`; `answer`: what to say to a body; `version`: the model that it claims to be."""
+    """The server.
+
+    `answer` says what to reply to a body, `version` is the model that the server claims to be. `asked`
+    holds the bodies of all requests, with their `authorization`.
+    """
 
     def __init__(self, answer: Callable[[dict], Answer]) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.answer, self.version, self.asked = answer, "scripted-2026-01-01", []
+        self.answer = answer
+        self.version = "scripted-2026-01-01"
+        self.asked: list[dict] = []
         self.lock = threading.Lock()
 
     def handle_error(self, *arguments: Any) -> None:
@@ -34,24 +43,30 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        authorization = self.headers.get("Authorization")
         with self.server.lock:
-            self.server.asked.append(body | {"authorization": self.headers.get("Authorization")})
-            said = self.server.answer(body)
-        if isinstance(said, int):
-            self.reply(said, {"error": {"message": f"no, with {self.headers.get('Authorization')}", "code": said}})
-        elif isinstance(said, bytes):
-            self.reply(200, said)
+            self.server.asked.append(body | {"authorization": authorization})
+            answer = self.server.answer(body)
+        if isinstance(answer, int):
+            self.reply(answer, {"error": {"message": f"no, with {authorization}", "code": answer}})
+        elif isinstance(answer, bytes):
+            self.reply(200, answer)
         else:
-            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
-            self.reply(200, {"id": "x", "object": "chat.completion", "created": 0, "model": self.server.version, "choices": [choice]})
+            self.reply(200, self.completion(answer))
+
+    def completion(self, text: str | None) -> dict[str, Any]:
+        message = {"role": "assistant", "content": text}
+        choice = {"index": 0, "finish_reason": "stop", "message": message}
+        model = self.server.version
+        return {"id": "x", "object": "chat.completion", "created": 0, "model": model, "choices": [choice]}
 
     def reply(self, status: int, value: Any) -> None:
-        data = value if isinstance(value, bytes) else json.dumps(value).encode()
+        content = value if isinstance(value, bytes) else json.dumps(value).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(data)
+        self.wfile.write(content)
 
     def log_message(self, *arguments: Any) -> None:
         pass
@@ -59,6 +74,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(answer: Callable[[dict], Answer]) -> Iterator[Server]:
+    """Run a server on a free port, and stop it at the end."""
     server = Server(answer)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:

@@ -198,7 +198,7 @@ def test_nine_iterations() -> None:
 
 def test_ratios_of_the_benchmark() -> None:
     rows = table_rows(section(RESULTS, "What sharing a video saves"), "| | apart / shared |")
-    summary = benchmark.summary(read_csv("benchmark").to_dict("records"))
+    summary = benchmark.summarize(read_csv("benchmark").to_dict("records"))
     expected = [[row["ratio"], row["ratio_min"], row["ratio_max"]] for row in summary]
     assert [cells[0] for cells in rows.values()] == [pytest.approx(row, abs=0.05001) for row in expected]
 

@@ -96,7 +96,7 @@ def test_help_answers_at_once_without_heavy_imports() -> None:
         started = time.monotonic()
         done = subprocess.run([sys.executable, "-X", "importtime", "-m", "isrdpo", *heavy, "--help"], capture_output=True, text=True, check=True)
         took = time.monotonic() - started
-        assert done.stdout.startswith("usage: isrdpo")
+        assert done.stdout.startswith("Usage: isrdpo")
         assert not re.search(r"\| +(torch|transformers|numpy|pandas|papermill|trl)$", done.stderr, re.MULTILINE)
         assert took < 0.5 or _best_of_three(heavy) < 0.5
 

@@ -1,16 +1,23 @@
-"""Texts that come from outside, made harmless before they enter a prompt."""
+"""Names of special tokens in text that others wrote: made harmless before the text enters a prompt."""
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 
 def harmless_text(text: str, tokens: Iterable[str]) -> str:
-    """The text with a space after the first character of each special token's name in it.
+    """Return the text with a space after the first character of each special token's name in it.
 
-    Such a text cannot end a turn, begin one, or stand for a video, which the tokenizer would otherwise read into it.
+    Such text cannot end a turn, begin one or stand for a video. `tokens` are the names, in any order; where
+    one name begins with another, the longer one counts. The text is read once: what a space creates is not
+    searched.
     """
-    longest_first = sorted(set(tokens), key=len, reverse=True)
-    if not longest_first:
+    names = frozenset(filter(None, tokens))
+    if not names:
         return text
-    pattern = "|".join(map(re.escape, longest_first))
-    return re.sub(pattern, lambda match: f"{match[0][0]} {match[0][1:]}", text)
+    return _pattern(names).sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+
+
+@lru_cache(maxsize=16)
+def _pattern(names: frozenset[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))))

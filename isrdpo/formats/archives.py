@@ -1,146 +1,128 @@
-"""Archives from strangers, unpacked so that nothing lands outside, nothing overwrites through a link, and no disk fills up.
+"""Archives from strangers, unpacked so that nothing lands outside, goes through a link, or fills up the disk.
 
-An archive is read once, in a stream, into a fresh folder beside its place; a finished folder is then renamed into place (`merge`).
-Python's own `filter="data"` (PEP 706) stands behind the checks made here.
+`tarfile` (with its filter `data`, PEP 706) and `zipfile` unpack into a new folder, which `merge` renames into
+place. Where they would repair a name silently (an absolute path, a `..`) or make a link, it is refused.
 """
 
-import io
 import os
-import re
 import shutil
 import stat
 import tarfile
 import zipfile
-import zlib
-from collections.abc import Callable, Iterable
-from lzma import LZMAError
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from isrdpo.core.errors import RunError
 from isrdpo.core.folders import display_path
 from isrdpo.core.progress import progress_bar
 
-NAME = re.compile(r"(?P<whole>(?P<stem>.+)\.(?P<kind>tar\.gz|tgz|tar|zip))(?:\.(?:part)?[-_.]?(?P<number>[a-z]{2}|\d{1,4}))?")
+SUFFIX = r"\.(tar\.gz|tgz|tar|zip)"  # of the archives that can be unpacked
 RESERVE = 2**30  # bytes of disk that unpacking leaves free
-ENTRY = 4096  # bytes that an entry takes beside its content
+ENTRY_BYTES = 4096  # of disk that an entry takes beside its content
+MAX_DEPTH = 100  # of folders in each other, over which Python's own functions recurse
 
 
 class ArchiveError(RunError):
-    """An archive that is not unpacked, and why."""
+    """An archive cannot be unpacked, or does not fit what is there."""
 
 
-class Joined(io.RawIOBase):
-    """The parts of a split archive, read one after the other."""
+@dataclass
+class _Guard:
+    """Admits the entries of an archive while they are safe and take no more than `allowed` bytes."""
 
-    def __init__(self, parts: list[Path]) -> None:
-        self.left, self.file = list(parts), None
+    archive: Path
+    allowed: int
+    used: int = 0
 
-    def readable(self) -> bool:
-        return True
+    def admit(self, name: str, size: int, fault: str = "") -> None:
+        """Count an entry. Raises ArchiveError where it has a fault, leads out, or is too much."""
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\0" in name:
+            fault = "leads out of its folder"
+        if not name or len(path.parts) > MAX_DEPTH:
+            fault = "is not a usable path"
+        title = display_path(self.archive)
+        if fault:
+            raise ArchiveError(f"{title}: holds {name[:200]!r}, which {fault}; nothing of it was unpacked")
+        self.used += size + ENTRY_BYTES
+        if self.used > self.allowed:
+            limit = f"the {self.allowed / 1e9:.1f} GB that may be used"
+            advice = "free some space, and run the same command again"
+            raise ArchiveError(f"{title}: unpacks to more than {limit}; {advice}")
 
-    def readinto(self, buffer: memoryview) -> int:
-        while self.file or self.left:
-            self.file = self.file or self.left.pop(0).open("rb")
-            count = self.file.readinto(buffer)
-            if count:
-                return count
-            self.file.close()
-            self.file = None
-        return 0
 
+def unpack(archive: Path, folder: Path, allowed: int | None = None) -> None:
+    """Unpack a .tar, .tar.gz, .tgz or .zip into `folder`, which is made anew: whole, or not at all.
 
-def unpack(parts: list[Path], into: Path, allowed: int | None = None) -> None:
-    """`parts` (one file, or the parts of a split .tar in order) into the fresh folder `into`.
-
-    allowed: bytes it may unpack to; None: what the disk has, but for RESERVE. Raises ArchiveError; `into` is then gone again.
+    allowed: bytes that it may take; None: what the disk has, but for RESERVE. Raises ArchiveError.
     """
-    whole = NAME.fullmatch(parts[0].name)
-    if not whole:
-        raise ArchiveError(f"{display_path(parts[0])}: not an archive's name (.tar, .tar.gz, .tgz, .zip, or a split .tar)")
-    shutil.rmtree(into, ignore_errors=True)
-    into.mkdir(parents=True)
-    budget = shutil.disk_usage(into).free - RESERVE if allowed is None else allowed
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    if allowed is None:
+        allowed = shutil.disk_usage(folder).free - RESERVE
+    extract = _extract_zip if archive.suffix == ".zip" else _extract_tar
     try:
-        (_zip if whole["kind"] == "zip" else _tar)(parts, into, budget)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, NotImplementedError) as error:
-        shutil.rmtree(into)
-        raise ArchiveError(f"{display_path(parts[0])}: damaged ({(str(error).splitlines() or [type(error).__name__])[0]}); delete it and fetch it again") from error
-    except BaseException:
-        shutil.rmtree(into)
-        raise
+        extract(archive, folder, _Guard(archive, allowed))
+    except BaseException as error:
+        shutil.rmtree(folder)
+        if (
+            isinstance(error, ArchiveError)
+            or getattr(error, "errno", None)
+            or not isinstance(error, Exception)
+        ):
+            raise
+        # Hostile bytes make the readers raise nearly anything: UnicodeDecodeError, KeyError, zlib.error.
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ArchiveError(
+            f"{display_path(archive)}: damaged ({reason}); delete it and fetch it again"
+        ) from error
 
 
-def _tar(parts: list[Path], into: Path, budget: int) -> None:
-    spend = _purse(parts[0], budget)
-    with io.BufferedReader(Joined(parts), 1 << 20) as stream, tarfile.open(fileobj=stream, mode="r|*") as archive:
-        for member in _counted(archive, parts[0]):
-            _inside(parts[0], member.name)
-            if member.islnk():
-                _inside(parts[0], member.linkname)
-            elif not (member.isfile() or member.isdir()):
-                raise ArchiveError(f"{display_path(parts[0])}: holds {member.name!r}, which is a {'link' if member.issym() else 'device'}; nothing of it was unpacked")
-            spend(member.size)
-            archive.extract(member, into, set_attrs=False, filter="data")
+def _extract_tar(archive: Path, folder: Path, guard: _Guard) -> None:
+    def admit(member: tarfile.TarInfo, target: str) -> tarfile.TarInfo:
+        """tarfile's filter of each member."""
+        fault = ""
+        if member.issym():
+            fault = "is a link"
+        elif not (member.isfile() or member.isdir() or member.islnk()):
+            fault = "is a device"
+        guard.admit(member.name, member.size, fault)
+        if member.islnk():
+            guard.admit(member.linkname, 0)
+        return tarfile.data_filter(member, target).replace(mode=None, mtime=None, deep=False)
+
+    with tarfile.open(archive, "r|*") as members:
+        members.extractall(folder, progress_bar(members, None, archive.name), filter=admit)
 
 
-def _zip(parts: list[Path], into: Path, budget: int) -> None:
-    if len(parts) > 1:
-        raise ArchiveError(f"{display_path(parts[0])}: a split .zip is not supported; join its parts by hand")
-    spend = _purse(parts[0], budget)
-    with zipfile.ZipFile(parts[0]) as archive:
-        for entry in _counted(archive.infolist(), parts[0]):
-            _inside(parts[0], entry.filename)
+def _extract_zip(archive: Path, folder: Path, guard: _Guard) -> None:
+    with zipfile.ZipFile(archive) as content:
+        for entry in progress_bar(content.infolist(), None, archive.name):
             kind = stat.S_IFMT(entry.external_attr >> 16)
-            if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or entry.flag_bits & 1:
-                what = "a link" if kind == stat.S_IFLNK else "encrypted" if entry.flag_bits & 1 else "a device"
-                raise ArchiveError(f"{display_path(parts[0])}: holds {entry.filename!r}, which is {what}; nothing of it was unpacked")
-            place = into / entry.filename
-            if entry.is_dir():
-                place.mkdir(parents=True, exist_ok=True)
-                continue
-            spend(0)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(entry) as source, place.open("wb") as out:
-                while block := source.read(1 << 20):
-                    spend(len(block), entry=0)
-                    out.write(block)
+            fault = "is encrypted" if entry.flag_bits & 1 else ""
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                fault = "is a link" if kind == stat.S_IFLNK else "is a device"
+            guard.admit(entry.filename, entry.file_size, fault)  # zipfile writes no more than this size
+            content.extract(entry, folder)
 
 
-def _counted(entries: Iterable, archive: Path) -> Iterable:
-    return progress_bar(entries, None, archive.name)
+def merge(source: Path, target: Path) -> None:
+    """Rename `source` to `target`, folders into folders that are there, so that `source` is gone.
 
-
-def _inside(archive: Path, name: str) -> None:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\0" in name:
-        raise ArchiveError(f"{display_path(archive)}: holds {name!r}, which leads out of its folder; nothing of it was unpacked")
-
-
-def _purse(archive: Path, budget: int) -> Callable[..., None]:
-    left = budget
-
-    def spend(count: int, entry: int = ENTRY) -> None:
-        nonlocal left
-        left -= count + entry
-        if left < 0:
-            raise ArchiveError(f"{display_path(archive)}: unpacks to more than the {budget / 1e9:.1f} GB that may be used; free some space, and run the same command again")
-
-    return spend
-
-
-def merge(fresh: Path, target: Path) -> None:
-    """Renames what is in `fresh` into `target`, folders into folders that are there. Raises ArchiveError at a link, before it is followed."""
+    Raises ArchiveError at a link in the way, which is not followed, and where a file meets a folder.
+    """
     if target.is_symlink():
-        raise ArchiveError(f"{display_path(target)}: a link; nothing is written through it, remove it or choose another folder")
-    target.mkdir(parents=True, exist_ok=True)
-    for entry in sorted(fresh.iterdir()):
-        place = target / entry.name
-        if place.is_symlink():
-            raise ArchiveError(f"{display_path(place)}: a link; nothing is written through it, remove it or choose another folder")
-        if entry.is_dir() and place.is_dir():
-            merge(entry, place)
-        elif entry.is_dir() == place.is_dir() or not place.exists():
-            os.replace(entry, place)
-        else:
-            raise ArchiveError(f"{display_path(place)}: a {'folder' if place.is_dir() else 'file'} stands where the archive has the other; remove it")
-    shutil.rmtree(fresh)
+        advice = "nothing is written through it, remove it or choose another folder"
+        raise ArchiveError(f"{display_path(target)}: a link; {advice}")
+    if source.is_dir() and target.is_dir():
+        for entry in sorted(source.iterdir()):
+            merge(entry, target / entry.name)
+        source.rmdir()
+    elif target.exists() and source.is_dir() != target.is_dir():
+        kind = "folder" if target.is_dir() else "file"
+        raise ArchiveError(
+            f"{display_path(target)}: a {kind} stands where the archive has the other; remove it"
+        )
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source, target)

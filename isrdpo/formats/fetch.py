@@ -1,15 +1,17 @@
-"""What a preset or a benchmark needs, from the hub: isrdpo fetch test --to data/hound
+"""Fetch what a preset or a benchmark needs from the hub: isrdpo fetch test --to data/hound
 
-What is known of the two repositories, and from where (github.com/RifleZhang/LLaVA-Hound-DPO at ec2381f6):
-- ShareGPTVideo/test_video_and_instruction is downloaded whole into $DATA_DIR (setup/setup_test_data.sh and .py). The archives are then
-  $DATA_DIR/video_data/test/{msrvtt,msvd,tgif,ssv2,actnet,vidal,webvid}.tar.gz and are unpacked where they lie; the rows are
-  $DATA_DIR/video_instruction/test/<set>.qa.jsonl and <set>.qa.official.jsonl (setup/set_path.sh, test/pipeline/*.sh), whose `video`
-  ("test/webvid/10003718") counts from $DATA_DIR/video_data. It holds compile_test_result.tar.gz too (test/README.md), which is not fetched.
-- ShareGPTVideo/train_video_and_instruction: video_instruction/train/dpo/sft_dpo_17k.jsonl and train_300k/chunk_0.tar.gz to chunk_15.tar.gz
-  (setup/setup_train_data.sh); their frame folders lie at the archive's top, and rows count from where they are unpacked
+The layout of the two repositories, from github.com/RifleZhang/LLaVA-Hound-DPO at ec2381f6:
+- ShareGPTVideo/test_video_and_instruction is downloaded whole into $DATA_DIR (setup/setup_test_data.sh, .py).
+  Archives: $DATA_DIR/video_data/test/{msrvtt,msvd,tgif,ssv2,actnet,vidal,webvid}.tar.gz, unpacked in place.
+  Rows: $DATA_DIR/video_instruction/test/<set>.qa.jsonl and <set>.qa.official.jsonl (setup/set_path.sh,
+  test/pipeline/*.sh). Their `video` ("test/webvid/10003718") counts from $DATA_DIR/video_data.
+- ShareGPTVideo/train_video_and_instruction (setup/setup_train_data.sh):
+  Archives: train_300k/chunk_0.tar.gz to chunk_15.tar.gz, with the frame folders at the top.
+  Rows: video_instruction/train/dpo/sft_dpo_17k.jsonl. Their `video` counts from the folder of all frames
   (dpo_scripts/train_dpo.sh: --video_folder $DATA_DIR/video_data/train).
-Not verified: the repositories could not be opened from here. So their files are listed at run time and matched by name, in whatever folder, whole or
-split, and what an archive has at its top decides where it goes. Here the training frames go into video_data/ itself, beside test/, so that one
+Not verified: the repositories could not be opened from here. So files are listed at run time and matched by
+name in any folder, and what an archive has at its top decides where it goes. Archives split into parts are
+not supported: none is documented. Training frames go into video_data/ itself, beside test/, so that one
 `data.videos=video_data` serves both kinds of rows.
 """
 
@@ -19,220 +21,272 @@ import re
 import shutil
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
 from isrdpo.core import folders, records
 from isrdpo.core.errors import RunError
-from isrdpo.core.params import OFFICIAL_SETS, SOURCES, TEST_SETS, Params
+from isrdpo.core.hub_ids import is_hub_id
+from isrdpo.core.params import Params
+from isrdpo.core.rules import OFFICIAL_SETS, SOURCES, TEST_SETS
 from isrdpo.formats import archives, hub
 
-TEST, TRAIN = "ShareGPTVideo/test_video_and_instruction", "ShareGPTVideo/train_video_and_instruction"
+TEST = "ShareGPTVideo/test_video_and_instruction"
+TRAIN = "ShareGPTVideo/train_video_and_instruction"
 VIDEOS = "video_data"  # below the folder: what data.videos is to be
-STATE = ".fetch"  # below the folder: parts of downloads, marks of what is done, the lock
+STATE = ".fetch"  # below the folder: downloads, marks of what is done, the lock
 TRAIN_ROWS = "sft_dpo_17k.jsonl"
-BESIDE = ("*.json", "*.model", "*.txt", "*.jinja")  # a model's configs, tokenizer, chat template
+WRAPPERS = (["video_data"], ["test"], ["train"])  # folders that an archive may have around its videos
+MODEL_FILES = (
+    "*.json",
+    "*.model",
+    "*.txt",
+    "*.jinja",
+)  # beside the weights: configs, tokenizer, chat template
 
 
 @dataclass(frozen=True)
 class Archive:
-    """An archive (`files`: its parts in order), and the folder below `video_data` that it belongs into."""
+    """An archive of a data set's videos."""
 
-    files: list[hub.File]
-    under: str
-    owner: str  # the set's name: a folder of that name at the archive's top is the set itself
+    file: hub.File
+    data_set: str
 
     @property
     def mark(self) -> str:
-        return hashlib.sha256("".join(file.digest for file in self.files).encode()).hexdigest()[:32]
+        """The name of its mark in the folder of marks; another content has another."""
+        return hashlib.sha256(self.file.digest.encode()).hexdigest()[:32]
 
 
 @dataclass
 class Plan:
-    """What is to be fetched: rows to where the repository has them, archives to video_data, model files to the hub's cache."""
+    """Files to fetch: rows, archives (unpacked into video_data), and models (into the hub's cache)."""
 
-    rows: list[hub.File]
-    packed: list[Archive]
-    models: list[hub.File]
+    rows: list[hub.File] = field(default_factory=list)
+    archives: list[Archive] = field(default_factory=list)
+    models: list[hub.File] = field(default_factory=list)
+
+    def files(self) -> list[hub.File]:
+        """Return every file of the plan."""
+        return [*self.rows, *(archive.file for archive in self.archives), *self.models]
 
 
 def sets(names: list[str]) -> list[str]:
-    """Set names in order, without repeats; `test` is every test set. Raises RunError."""
+    """Return the names of data sets in order, each once; `test` is every test set. Raises RunError."""
     unknown = [name for name in names if name not in SOURCES]
     if unknown:
         raise RunError(f"{unknown[0]}: not a preset (a .yaml file) nor one of {', '.join(SOURCES)}")
-    return list(dict.fromkeys(s for name in names for s in (TEST_SETS if name == "test" else (name,))))
-
-
-def plan(wanted: list[str], models: list[str], endpoint: str | None = None) -> Plan:
-    """Lists the repositories that are needed. Raises RunError where a set's rows or archives are not among their files."""
-    made = Plan([], [], [])
-    tests = [name for name in wanted if name in TEST_SETS]
-    listed = hub.files(TEST, "dataset", endpoint) if tests else []
-    for name in tests:
-        made.rows += _rows(listed, TEST, rf"{name}\.qa(\.official)?\.jsonl", name)
-        if name in OFFICIAL_SETS and not any(file.path.endswith(f"{name}.qa.official.jsonl") for file in made.rows):
-            print(f"note: {TEST} has no {name}.qa.official.jsonl", file=sys.stderr)
-        made.packed += _archives(listed, TEST, rf"(.*/)?{name}([._-]?\d+)?", name, "test")
-    if "train" in wanted:
-        listed = hub.files(TRAIN, "dataset", endpoint)
-        made.rows += _rows(listed, TRAIN, re.escape(TRAIN_ROWS), "train")
-        made.packed += _archives(listed, TRAIN, r"(.*/)?train_300k/[^/]+", "train", "")
-    for repo in models:
-        made.models += _weights(hub.files(repo, "model", endpoint), repo)
-    return made
-
-
-def _rows(listed: list[hub.File], repo: str, pattern: str, name: str) -> list[hub.File]:
-    found = [file for file in listed if re.fullmatch(pattern, file.path.split("/")[-1])]
-    if not found:
-        raise RunError(f"{repo}: no rows of {name} among its {len(listed)} files; its layout has changed, look at it on the hub")
-    return found
-
-
-def _archives(listed: list[hub.File], repo: str, pattern: str, name: str, under: str) -> list[Archive]:
-    """The archives whose path without its ending matches; the parts of a split one together, by number."""
-    groups: dict[str, list[hub.File]] = {}
-    for file in listed:
-        match = archives.NAME.fullmatch(file.path)
-        if match and re.fullmatch(pattern, match["stem"]):
-            groups.setdefault(match["whole"], []).append(file)
-    if not groups:
-        raise RunError(f"{repo}: no archive of {name} among its {len(listed)} files; its layout has changed, look at it on the hub")
-    order = sorted(groups, key=lambda path: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", path)])
-    return [Archive(sorted(groups[path], key=lambda file: _number(file.path)), under, name) for path in order]
-
-
-def _number(path: str) -> tuple[int, int, str]:
-    number = archives.NAME.fullmatch(path)["number"] or ""  # matched before
-    return (len(number) > 0, int(number) if number.isdigit() else 0, number)
-
-
-def _weights(listed: list[hub.File], repo: str) -> list[hub.File]:
-    """What loading takes: weights (safetensors where there are any, else pytorch_model*.bin), configs, tokenizer; matched as the loader's patterns are."""
-    weights = [f for f in listed if f.path.endswith(".safetensors")] or [f for f in listed if fnmatch(f.path, "pytorch_model*.bin")]
-    if not weights:
-        raise RunError(f"{repo}: no *.safetensors and no pytorch_model*.bin in it; it is not a model")
-    return weights + [file for file in listed if any(fnmatch(file.path, pattern) for pattern in BESIDE)]
+    expanded: list[str] = []
+    for name in names:
+        expanded += TEST_SETS if name == "test" else [name]
+    return list(dict.fromkeys(expanded))
 
 
 def needs(params: Params) -> tuple[list[str], list[str]]:
-    """(sets, model repositories) that a preset needs: data.source, and every hub id among model.path and the towers that is no folder."""
-    named = [params.model.path, params.model.image_tower, params.model.video_tower]
-    models = [name for name in named if name and name != "toybox" and not folders.resolve(name).exists() and hub.HUB_ID.fullmatch(name)]
-    return sets([name.strip() for name in params.data.source.split(",") if name.strip()]), list(dict.fromkeys(models))
+    """Return the data sets and the model repositories that a preset needs.
+
+    These are those of data.source, and every hub id among model.path and the towers that is no folder here.
+    """
+    names = dict.fromkeys([params.model.path, params.model.image_tower, params.model.video_tower])
+    hub_ids = [name for name in names if name and is_hub_id(name)]
+    sources = [name.strip() for name in params.data.source.split(",")]
+    return sets([name for name in sources if name]), [
+        name for name in hub_ids if folders.checkpoint_path(name) == name
+    ]
 
 
-def fetch(made: Plan, folder: Path, yes: bool = False, keep: bool = False, endpoint: str | None = None) -> None:
-    """Everything that is not there yet, after a question; killed anywhere, the same call goes on. Raises RunError."""
+def plan(names: list[str], models: list[str], endpoint: str | None = None) -> Plan:
+    """List what is needed of the repositories. Raises RunError where rows or archives are missing."""
+    result = Plan()
+    test_names = [name for name in names if name in TEST_SETS]
+    files = hub.list_files(TEST, "dataset", endpoint) if test_names else []
+    for name in test_names:
+        rows = _find(files, TEST, rf"{name}\.qa(\.official)?\.jsonl", f"rows of {name}")
+        if name in OFFICIAL_SETS and not any(file.path.endswith(".official.jsonl") for file in rows):
+            print(f"note: {TEST} has no {name}.qa.official.jsonl", file=sys.stderr)
+        packed = _find(files, TEST, rf"{name}([._-]?\d+)?{archives.SUFFIX}", f"archive of {name}")
+        result.rows += rows
+        result.archives += [Archive(file, name) for file in packed]
+    if "train" in names:
+        files = hub.list_files(TRAIN, "dataset", endpoint)
+        result.rows += _find(files, TRAIN, re.escape(TRAIN_ROWS), "rows of train")
+        packed = _find(files, TRAIN, rf"train_300k/[^/]+{archives.SUFFIX}", "archive of train")
+        result.archives += [Archive(file, "train") for file in packed]
+    for repo in models:
+        result.models += _model_files(hub.list_files(repo, "model", endpoint), repo)
+    return result
+
+
+def _find(files: list[hub.File], repo: str, pattern: str, what: str) -> list[hub.File]:
+    """Return the files whose path ends in the pattern. Raises RunError where there are none."""
+    matches = [file for file in files if re.fullmatch(rf"(.*/)?{pattern}", file.path)]
+    if not matches:
+        raise RunError(
+            f"{repo}: no {what} among its {len(files)} files; its layout has changed, look at it on the hub"
+        )
+    return matches
+
+
+def _model_files(files: list[hub.File], repo: str) -> list[hub.File]:
+    """Return what loading a model takes: weights (safetensors where there are any), configs and tokenizer."""
+    weights = [file for file in files if fnmatch(file.path, "*.safetensors")]
+    weights = weights or [file for file in files if fnmatch(file.path, "pytorch_model*.bin")]
+    if not weights:
+        raise RunError(f"{repo}: no *.safetensors and no pytorch_model*.bin in it; it is not a model")
+    return weights + [file for file in files if any(fnmatch(file.path, pattern) for pattern in MODEL_FILES)]
+
+
+def fetch(
+    downloads: Plan, folder: Path, yes: bool = False, keep: bool = False, endpoint: str | None = None
+) -> None:
+    """Fetch what is not there yet, after a question; after a kill, the same call goes on with the next file.
+
+    yes: do not ask. keep: keep the archives, in `folder`/archives. Raises RunError.
+    """
     state = folder / STATE
-    rows = [file for file in made.rows if not _is_done(state, file.digest, folder / file.path)]
-    packed = [archive for archive in made.packed if not (state / f"{archive.mark}.json").exists()]
-    models = [file for file in made.models if not _blob(file).exists()]
-    _agreed(rows, packed, models, folder, yes, keep)
-    if rows or packed:
+    rest = Plan(
+        [file for file in downloads.rows if not _has_rows(file, folder)],
+        [archive for archive in downloads.archives if not (state / f"{archive.mark}.json").exists()],
+        [file for file in downloads.models if not hub.is_cached(file, endpoint)],
+    )
+    has_data = bool(rest.rows or rest.archives)
+    if has_data and state.is_dir():
+        with folders.hold_lock(state / "lock"):
+            _remove_leftovers(state)
+    _confirm(rest, folder, yes, keep)
+    if has_data:
         state.mkdir(parents=True, exist_ok=True)
         with folders.hold_lock(state / "lock"):
-            for file in rows:
-                place = _within(folder, file.path)
-                hub.download(file, place, state / f"{file.digest}.part", endpoint)
-                records.write_json(state / f"{file.digest}.json", {"repo": file.repo, "commit": file.commit, "files": [file.path]})
-            for archive in packed:
-                _unpacked(archive, folder, keep, endpoint)
-    for file in models:
-        hub.download(file, _blob(file), _blob(file).with_name(f"{file.digest}.isrdpo.incomplete"), endpoint)
-    for repo in dict.fromkeys(file.repo for file in made.models):
-        with hub.one_line(repo):  # every blob is there: this only names them as huggingface_hub does
-            hub.api(endpoint).snapshot_download(repo, allow_patterns=[file.path for file in made.models if file.repo == repo])
+            for file in rest.rows:
+                _fetch_rows(file, folder, endpoint)
+            for archive in rest.archives:
+                _fetch_archive(archive, folder, keep, endpoint)
+            shutil.rmtree(state / "downloads")
+    for repo in dict.fromkeys(file.repo for file in rest.models):
+        # All of its files are checked: after a kill, some may be in the cache unchecked.
+        hub.download_model([file for file in downloads.models if file.repo == repo], endpoint)
 
 
-def _is_done(state: Path, digest: str, place: Path) -> bool:
-    return (state / f"{digest}.json").exists() and place.is_file()
+def _has_rows(file: hub.File, folder: Path) -> bool:
+    return (folder / STATE / f"{file.digest}.json").exists() and (folder / file.path).is_file()
 
 
-def _blob(file: hub.File) -> Path:
-    """Where the hub's cache keeps a file's bytes (huggingface.co/docs/huggingface_hub/guides/manage-cache)."""
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
+def _remove_leftovers(state: Path) -> None:
+    """Remove the file that a killed fetch was downloading and the archive that it was unpacking."""
+    for path in state.glob("*.unpacking"):
+        shutil.rmtree(path)
+    for path in state.rglob("*.incomplete"):
+        path.unlink()
 
-    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=file.repo, repo_type=file.kind) / "blobs" / file.digest
+
+def _confirm(rest: Plan, folder: Path, yes: bool, keep: bool) -> None:
+    """Print the sizes and ask. Raises RunError where a disk lacks room, and without a yes."""
+    files = rest.files()
+    if not files:
+        print("everything is there already")
+        return
+    for repo in dict.fromkeys(file.repo for file in files):
+        sizes = [file.size for file in files if file.repo == repo]
+        print(f"{repo}: {len(sizes)} files, {_format_size(sum(sizes))}")
+    _check_room(rest, folder, keep)
+    total = _format_size(sum(file.size for file in files))
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise RunError(f"{total} are to be fetched; say --yes to fetch them without being asked")
+    if input(f"fetch {total}? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise RunError("nothing was fetched")
 
 
-def _within(folder: Path, path: str) -> Path:
-    """A place below the folder, also when links are followed."""
+def _check_room(rest: Plan, folder: Path, keep: bool) -> None:
+    """Print the room that is needed and free on each disk. Raises RunError where there is too little."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    # Frames are JPEG, which gzip hardly shrinks: an archive unpacks to its own size, and stays until then.
+    packed = [archive.file.size for archive in rest.archives]
+    waiting = sum(packed) if keep else max(packed, default=0)
+    data_size = sum(file.size for file in rest.rows) + sum(packed) + waiting
+    model_size = sum(file.size for file in rest.models)
+    data_place = folders.nearest_folder(folder)
+    model_place = folders.nearest_folder(Path(HF_HUB_CACHE))
+    if data_size and data_place.stat().st_dev == model_place.stat().st_dev:  # one disk holds both
+        data_size += model_size
+        model_size = 0
+    for place, size in ((data_place, data_size), (model_place, model_size)):
+        needed = _format_size(size)
+        free = shutil.disk_usage(place).free
+        if size:
+            print(f"about {needed} of disk, {_format_size(free)} are free at {place}")
+        if size > free:
+            shortage = f"about {needed} are needed, {_format_size(free)} are free"
+            raise RunError(f"{place}: {shortage}; free some space, or choose another folder")
+
+
+def _fetch_rows(file: hub.File, folder: Path, endpoint: str | None) -> None:
+    """Fetch a file of rows to its place and mark it as done."""
+    place = _inside(folder, file.path)
+    download = hub.download(file, folder / STATE / "downloads", endpoint)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(download, place)
+    source = {"repo": file.repo, "commit": file.commit, "files": [file.path]}
+    records.write_json(folder / STATE / f"{file.digest}.json", source)
+
+
+def _fetch_archive(archive: Archive, folder: Path, keep: bool, endpoint: str | None) -> None:
+    """Fetch an archive, unpack it, move what it holds to its place, mark it as done, and delete it."""
+    file = archive.file
+    download = hub.download(file, folder / STATE / "downloads", endpoint)
+    # Not an atomic_folder, which would flush hundreds of thousands of frames to disk one by one.
+    unpacked = folder / STATE / f"{archive.mark}.unpacking"
+    with hub.readable_errors(file.repo):
+        archives.unpack(download, unpacked)
+        videos, place = _videos_in(unpacked, archive.data_set)
+        archives.merge(videos, _inside(folder, place))
+        shutil.rmtree(unpacked, ignore_errors=True)
+    source = {"repo": file.repo, "commit": file.commit, "files": [file.path], "into": place}
+    source["unpacked"] = time.strftime("%Y-%m-%d %H:%M:%S%z")
+    records.write_json(folder / STATE / f"{archive.mark}.json", source)
+    if keep:
+        _inside(folder, "archives").mkdir(exist_ok=True)
+        os.replace(download, folder / "archives" / download.name)
+    else:
+        download.unlink()
+
+
+def _videos_in(folder: Path, data_set: str) -> tuple[Path, str]:
+    """Return the folder that holds the videos in an unpacked archive, and its place below the target folder.
+
+    In an archive of a test set, a folder of the set's name at the top is the set; without one, the top is.
+    """
+    names = sorted(path.name for path in folder.iterdir())
+    while names in WRAPPERS and (folder / names[0]).is_dir():
+        folder = folder / names[0]
+        names = sorted(path.name for path in folder.iterdir())
+    if data_set == "train":
+        return folder, VIDEOS
+    return folder, f"{VIDEOS}/test" if names == [data_set] else f"{VIDEOS}/test/{data_set}"
+
+
+def _inside(folder: Path, path: str) -> Path:
+    """Return a place below the folder. Raises RunError where a link leads out of it."""
     place = folder / path
     if not place.resolve().is_relative_to(folder.resolve()):
         raise RunError(f"{place}: a link leads out of {folder}; remove it or choose another folder")
     return place
 
 
-def _unpacked(archive: Archive, folder: Path, keep: bool, endpoint: str | None) -> None:
-    """One archive: fetched, unpacked beside its place, moved into it, marked, deleted."""
-    state, parts = folder / STATE, []
-    for file in archive.files:
-        parts.append(state / f"{archive.mark}.files" / file.path.split("/")[-1])
-        if not (parts[-1].is_file() and parts[-1].stat().st_size == file.size):  # checked before it was put there
-            hub.download(file, parts[-1], state / f"{file.digest}.part", endpoint)
-    fresh = state / f"{archive.mark}.unpacking"
-    archives.unpack(parts, fresh)
-    top, under = fresh, archive.under
-    while (names := sorted(p.name for p in top.iterdir())) in (["video_data"], ["test"], ["train"]) and (top / names[0]).is_dir():
-        top, under = top / names[0], "test" if names == ["test"] else ""
-    if archive.under and names != [archive.owner]:
-        under = f"test/{archive.owner}"  # the set's videos without their folder
-    archives.merge(top, _within(folder, f"{VIDEOS}/{under}"))
-    shutil.rmtree(fresh, ignore_errors=True)
-    records.write_json(state / f"{archive.mark}.json", {
-        "repo": archive.files[0].repo, "commit": archive.files[0].commit, "files": [file.path for file in archive.files], "into": f"{VIDEOS}/{under}",
-        "unpacked": time.strftime("%Y-%m-%d %H:%M:%S%z"),
-    })  # fmt: skip
-    if keep:
-        for part in parts:
-            _within(folder, "archives").mkdir(exist_ok=True)
-            os.replace(part, folder / "archives" / part.name)
-    shutil.rmtree(state / f"{archive.mark}.files")
-
-
-def _agreed(rows: list[hub.File], packed: list[Archive], models: list[hub.File], folder: Path, yes: bool, keep: bool) -> None:
-    """Says what is to come and asks. Raises RunError where the disk lacks room, nobody can be asked, or the answer is no."""
-    everything = [*rows, *(file for archive in packed for file in archive.files), *models]
-    for repo in dict.fromkeys(file.repo for file in everything):
-        those = [file for file in everything if file.repo == repo]
-        print(f"{repo}: {len(those)} files, {_size(sum(file.size for file in those))}")
-    if not everything:
-        return print("everything is there already")
-    whole = [sum(file.size for file in archive.files) for archive in packed]
-    # frames are JPEG, which gzip hardly shrinks: an archive takes its own size once more, itself included until it is unpacked
-    needed = sum(file.size for file in rows) + sum(whole) * (2 if keep else 1) + (0 if keep else max(whole, default=0))
-    fetched, cached = sum(file.size for file in everything), sum(file.size for file in models)
-    places = ([(needed, _existing(folder))] if needed else []) + ([(cached, _existing(_blob(models[0])))] if models else [])
-    if len(places) > 1 and places[0][1].stat().st_dev == places[1][1].stat().st_dev:
-        places = [(needed + cached, places[0][1])]
-    for count, place in places:
-        free = shutil.disk_usage(place).free
-        print(f"about {_size(count)} of disk, {_size(free)} are free at {place}")
-        if count > free:
-            raise RunError(f"{place}: about {_size(count)} are needed, {_size(free)} are free; free some space, or choose another folder")
-    if yes:
-        return None
-    if not sys.stdin.isatty():
-        raise RunError(f"{_size(fetched)} are to be fetched; say --yes to fetch them without being asked")
-    if input(f"fetch {_size(fetched)}? [y/N] ").strip().lower() not in ("y", "yes"):
-        raise RunError("nothing was fetched")
-    return None
-
-
-def _existing(path: Path) -> Path:
-    return path if path.is_dir() else _existing(path.parent)
-
-
-def _size(count: int) -> str:
+def _format_size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
-def parameters(made: Plan) -> str:
-    """What a run of the fetched data is told."""
-    train = [file.path for file in made.rows if file.path.endswith(TRAIN_ROWS)]
-    tests = [file.path for file in made.rows if file.path not in train]
-    return " ".join([f"data.videos={VIDEOS}", *(f"data.train={path}" for path in train[:1]), *([f"data.test={','.join(tests)}"] if tests else [])])
+def parameters(downloads: Plan) -> str:
+    """Return the parameters of a run on the fetched data, as the command line takes them."""
+    train = [file.path for file in downloads.rows if file.path.endswith(TRAIN_ROWS)]
+    tests = [file.path for file in downloads.rows if file.path not in train]
+    settings = [f"data.videos={VIDEOS}"]
+    if train:
+        settings.append(f"data.train={train[0]}")
+    if tests:
+        settings.append(f"data.test={','.join(tests)}")
+    return " ".join(settings)

@@ -1,6 +1,7 @@
-"""The Hugging Face hub, as far as `fetch` and `export` need it: lists, downloads that go on after a kill, and errors in one line.
+"""The Hugging Face hub as `fetch` and `export` use it: lists of files, checked downloads, errors in one line.
 
-The endpoint is huggingface_hub's own (`HF_ENDPOINT`), the token comes from the environment only (`HF_TOKEN`), never from a file.
+huggingface_hub does the work: endpoint (`HF_ENDPOINT`), retries, progress, Xet (`HF_HUB_DISABLE_XET`).
+The token comes from the environment only (`HF_TOKEN`), never from a file.
 """
 
 import errno
@@ -11,19 +12,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING
 
 from isrdpo.core.errors import RunError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of a repository at one commit. `digest`: sha256 (64 hex digits) of a large file, else the git blob's sha1 (40). `size`: bytes."""
+    """A file of a repository at one commit; `size` in bytes.
+
+    `digest` is the sha256 (64 hex digits) of a large file, and the sha1 of the git blob (40) of any other.
+    """
 
     repo: str
-    kind: str  # dataset | model
     commit: str
     path: str
     size: int
@@ -31,96 +37,120 @@ class File:
 
 
 def token() -> str | bool:
-    """The environment's token; False (none, and not the one that a login left on disk) where there is none."""
+    """Return the environment's token; without one False, so that a login's token on disk is not used."""
     return os.environ.get("HF_TOKEN") or False
 
 
-def api(endpoint: str | None = None) -> Any:
+def api(endpoint: str | None = None) -> "HfApi":
+    """Return the hub's client."""
     from huggingface_hub import HfApi
 
     return HfApi(endpoint=endpoint, token=token())
 
 
-def files(repo: str, kind: str, endpoint: str | None = None) -> list[File]:
-    """Everything in a repository at its newest commit, by path. Raises RunError, also where a path would lead out of a folder."""
-    from huggingface_hub.hf_api import RepoFile
+def list_files(repo: str, kind: str, endpoint: str | None = None) -> list[File]:
+    """List a repository (kind: dataset, model) at its newest commit, by path.
 
-    with one_line(repo):
-        hub = api(endpoint)
-        commit = hub.repo_info(repo, repo_type=kind).sha
-        tree = [entry for entry in hub.list_repo_tree(repo, recursive=True, revision=commit, repo_type=kind) if isinstance(entry, RepoFile)]
-    for entry in tree:
-        path = PurePosixPath(entry.path)
-        if path.is_absolute() or ".." in path.parts or "\\" in entry.path:
-            raise RunError(f"{repo}: its list names {entry.path!r}, which leads out of a folder; nothing was fetched")
-    found = [File(repo, kind, commit, e.path, e.lfs.size if e.lfs else e.size, e.lfs.sha256 if e.lfs else e.blob_id) for e in tree]
-    return sorted(found, key=lambda file: file.path)
-
-
-def download(file: File, place: Path, part: Path, endpoint: str | None = None) -> None:
-    """`file` to `place`, by way of `part`, from which the next call goes on. Its digest is checked before it is put in place.
-
-    huggingface_hub 2.4 itself starts a file anew in each process (its temporary file has a random name, since its pull request 4228),
-    so its `http_get` is called on a file of our own. The hub serves files above 50 GB through Xet only: those start anew.
+    Raises RunError, also where a path leads out of a folder.
     """
-    from huggingface_hub import constants, hf_hub_url
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
-
-    place.parent.mkdir(parents=True, exist_ok=True)
-    part.parent.mkdir(parents=True, exist_ok=True)
-    with one_line(file.repo):
-        if file.size > constants.MAX_HTTP_DOWNLOAD_SIZE:
-            taken = api(endpoint).hf_hub_download(file.repo, file.path, repo_type=file.kind, revision=file.commit, local_dir=part.with_suffix(".big"))
-            os.replace(taken, part)
-        else:
-            if part.exists() and part.stat().st_size > file.size:
-                part.unlink()
-            url = hf_hub_url(file.repo, file.path, repo_type=file.kind, revision=file.commit, endpoint=endpoint)
-            headers = build_hf_headers(token=token()) | {"Accept-Encoding": "identity"}  # a range counts bytes of the file, not of its compression
-            with part.open("ab") as out:
-                http_get(url, out, resume_size=out.tell(), headers=headers, expected_size=file.size, displayed_filename=file.path)
-        if digest(part, file.digest) != file.digest:
-            part.unlink()
-            raise RunError(f"{file.repo}: {file.path} arrived damaged (its digest is not {file.digest[:12]}...); it was removed, run the same command again")
-        os.replace(part, place)
+    with readable_errors(repo):
+        info = api(endpoint).repo_info(repo, repo_type=kind, files_metadata=True)
+    files = []
+    for entry in info.siblings:
+        path = PurePosixPath(entry.rfilename)
+        if path.is_absolute() or ".." in path.parts or "\\" in entry.rfilename:
+            advice = "which leads out of a folder; nothing was fetched"
+            raise RunError(f"{repo}: its list names {entry.rfilename!r}, {advice}")
+        digest = entry.lfs.sha256 if entry.lfs else entry.blob_id
+        files.append(File(repo, info.sha, entry.rfilename, entry.size, digest))
+    return sorted(files, key=lambda file: file.path)
 
 
-def digest(path: Path, like: str) -> str:
-    """The file's sha256, or its sha1 as a git blob where `like` has 40 digits."""
-    made = hashlib.sha256() if len(like) == 64 else hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            made.update(block)
-    return made.hexdigest()
+def is_cached(file: File, endpoint: str | None = None) -> bool:
+    """Whether the hub's cache holds a model's file. Raises RunError."""
+    with readable_errors(file.repo):
+        client = api(endpoint)
+        return client.hf_hub_download(file.repo, file.path, revision=file.commit, dry_run=True).is_cached
+
+
+def download(file: File, folder: Path, endpoint: str | None = None) -> Path:
+    """Download a data set's file to its path below `folder`, check it, and return its path. Raises RunError.
+
+    huggingface_hub goes on where a connection broke; after a kill it begins the file anew.
+    """
+    with readable_errors(file.repo):
+        client = api(endpoint)
+        path = client.hf_hub_download(
+            file.repo, file.path, repo_type="dataset", revision=file.commit, local_dir=folder
+        )
+        _check_digest(Path(path), file)
+    return Path(path)
+
+
+def download_model(files: list[File], endpoint: str | None = None) -> None:
+    """Download files of a model into the hub's cache, one at a time, and check them. Raises RunError."""
+    repo = files[0].repo
+    with readable_errors(repo):
+        patterns = [file.path for file in files]
+        folder = api(endpoint).snapshot_download(repo, allow_patterns=patterns, max_workers=1)
+        for file in files:
+            _check_digest(Path(folder, file.path), file)
+
+
+def _check_digest(path: Path, file: File) -> None:
+    """Remove a file that arrived damaged, which huggingface_hub does not notice, and raise RunError."""
+    if len(file.digest) == 64:
+        with path.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+    else:
+        blob = path.read_bytes()
+        digest = hashlib.sha1(b"blob %d\0" % len(blob) + blob, usedforsecurity=False).hexdigest()
+    if digest != file.digest:
+        path.resolve().unlink()  # in the cache, `path` is a link to the file
+        path.unlink(missing_ok=True)
+        reason = f"its digest is not {file.digest[:12]}..."
+        raise RunError(
+            f"{file.repo}: {file.path} arrived damaged ({reason}); it was removed, run the same command again"
+        )
 
 
 @contextmanager
-def one_line(repo: str) -> Iterator[None]:
-    """Turns what huggingface_hub and its HTTP client raise into one line that says what to do. What has arrived stays."""
+def readable_errors(repo: str) -> Iterator[None]:
+    """Turn an error of huggingface_hub, its HTTP client or the disk into a RunError that says what to do."""
     try:
         yield
     except RunError:
         raise
     except Exception as error:
-        raise RunError(_line(repo, error)) from error
+        raise RunError(f"{repo}: {_advice(repo, error)}") from error
 
 
-def _line(repo: str, error: Exception) -> str:
+def _advice(repo: str, error: BaseException) -> str:
     from huggingface_hub import constants, errors
 
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{repo}: the disk is full; free some space and run the same command again, it goes on from here"
+    while isinstance(error, (errors.LocalEntryNotFoundError, errors.DryRunError)) and error.__cause__:
+        error = error.__cause__  # they say only that the file is not here; the cause says why
     status = getattr(getattr(error, "response", None), "status_code", None)
+    reason = (str(error).splitlines() or [""])[0]
+    hub = constants.ENDPOINT
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full; free some space and run the same command again, it goes on from here"
     if isinstance(error, errors.GatedRepoError) or status == 403:
-        return f"{repo}: gated, or not allowed to this token (HTTP {status}); accept its terms on {constants.ENDPOINT}/{repo} and set HF_TOKEN in the environment"
+        terms = f"accept its terms on {hub}/{repo} and set HF_TOKEN in the environment"
+        return f"gated, or not allowed to this token (HTTP {status}); {terms}"
     if isinstance(error, errors.RepositoryNotFoundError) or status == 401:
-        return f"{repo}: no such repository on {constants.ENDPOINT}, or a private one (HTTP {status}); check the name, or set HF_TOKEN in the environment"
+        checks = "check the name, or set HF_TOKEN in the environment"
+        return f"no such repository on {hub}, or a private one (HTTP {status}); {checks}"
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return f"{repo}: HF_HUB_OFFLINE is set; unset it to fetch"
+        return "HF_HUB_OFFLINE is set; unset it to fetch"
     if status:
-        return f"{repo}: the hub answered HTTP {status}; try again later"
-    if type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore") or isinstance(error, (ConnectionError, TimeoutError)):
-        why = (str(error).splitlines() or [""])[0] or type(error).__name__
-        return f"{repo}: no connection to {constants.ENDPOINT} ({why}); look at the network and at HF_ENDPOINT, and run the same command again: it goes on from here"
-    return f"{repo}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        return f"the hub answered HTTP {status}; try again later"
+    library = type(error).__module__.split(".")[0]
+    if library in ("httpx", "httpx2", "httpcore") or isinstance(error, (ConnectionError, TimeoutError)):
+        checks = (
+            "look at the network and at HF_ENDPOINT, and run the same command again: it goes on from here"
+        )
+        return f"no connection to {hub} ({reason or type(error).__name__}); {checks}"
+    if reason.startswith("Consistency check failed"):
+        return "a file arrived damaged (it is not as long as the hub says); run the same command again"
+    return f"{type(error).__name__}: {reason}"

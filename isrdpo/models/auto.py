@@ -1,9 +1,13 @@
-"""Any video language model of transformers, through AutoProcessor and its chat template: LLaVA-NeXT-Video, LLaVA-OneVision, Qwen2.5-VL, Qwen3-VL,
-SmolVLM2, Video-LLaVA and what else takes `mm_encoder_outputs`. LLaVA-Hound's checkpoints are `isrdpo.hound`'s.
+"""Video language models of transformers, through AutoProcessor and their chat templates.
 
-A clip goes through the model's own processor and its frozen tower once; what the LLM takes of it is kept, with the text that the processor puts in place of
-the video (placeholders, for some families with times). Prompts are the chat template's, with that text in them.
-Shapes: B videos, T frames, N video tokens, D width of the LLM. A family that cannot be used so is refused by name when it is loaded.
+LLaVA-NeXT-Video, LLaVA-OneVision, Qwen2.5-VL, Qwen3-VL, SmolVLM2, Video-LLaVA, and what else takes
+`mm_encoder_outputs`; a family that cannot be used is refused by name when it is loaded. LLaVA-Hound's
+checkpoints are `hound`'s.
+
+A clip goes through the model's own processor and frozen tower once. What the language model takes of it is
+kept, with the text that the processor puts in place of the video (placeholders, for some families with
+times). Prompts are the chat template's, with that text in them. Shapes: B videos, L tokens, N video tokens,
+D width of the language model.
 """
 
 import inspect
@@ -15,175 +19,307 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BatchFeature,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 from transformers.utils import is_bitsandbytes_available
 from transformers.video_utils import VideoMetadata
 
+from isrdpo.core.special_tokens import harmless_text
 from isrdpo.formats.video import Clip
-from isrdpo.models.hound_model import CheckpointError, Video, quiet
+from isrdpo.models.interface import CheckpointError, EncodedVideo, quiet_transformers
+from isrdpo.models.packing import until_end
 
-Model = PreTrainedModel
 FRAMES = 8  # as LLaVA-Hound
-NOT_LLM = r"(?!model\.(?:language_model|text_model)\.).*"  # modules that stay as they are when the LLM is quantized
+# Modules that stay as they are when the language model is quantized.
+NOT_QUANTIZED = r"(?!model\.(?:language_model|text_model)\.).*"
+# What a processor returns that is not kept: features replace it, or each prompt has its own.
+NOT_KEPT = re.compile("pixel|input_ids|attention|mm_token")
+TOKEN_TYPES = "mm_token_type_ids"  # an argument of families whose positions in a video are three-dimensional
 
 
-class Processor:
-    """Requests, answers and clips to what the model takes, by the checkpoint's own processor `inner`. `generation`: the checkpoint's own settings,
-    kept to be saved again; of them only the ends of an answer are used."""
+class TransformersProcessor:
+    """An `interface.Processor` on top of the checkpoint's own processor, `inner`.
+
+    `generation`: the checkpoint's own settings, kept to be saved again; only the ends of an answer are used.
+    """
 
     image_size = None
+    explains = False
 
-    def __init__(self, inner: ProcessorMixin, model: Model, frames: int, generation: GenerationConfig) -> None:
-        self.inner, self.tokenizer, self.frames, self.generation = inner, inner.tokenizer, frames, generation
+    def __init__(
+        self, inner: ProcessorMixin, model: PreTrainedModel, frames: int, generation: GenerationConfig
+    ) -> None:
+        self.inner = inner
+        self.tokenizer = inner.tokenizer
+        self.frames = frames
+        self.generation = generation
+        # SmolVLM2 has no way of its own for videos: their frames are images to it
         self.modality = "video" if hasattr(model.model, "get_video_features") else "image"
         self.video_token_id: int = getattr(model.config, f"{self.modality}_token_id")
-        self.taken = set(inspect.signature(model.forward).parameters)
-        self.one_dimensional = "mm_token_type_ids" not in self.taken  # else positions in the video are three-dimensional
+        self.forward_arguments = set(inspect.signature(model.forward).parameters)
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        ends = generation.eos_token_id
-        self.end_ids: list[int] = list(dict.fromkeys([self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends] if ends is not None else [])]))
         self.pad_id: int = self.tokenizer.pad_token_id
+        self.end_ids = _end_ids(self.tokenizer.eos_token_id, generation.eos_token_id)
 
-    def encode(self, model: Model, clip: Clip) -> Video:
-        """A clip as the LLM takes it, on the CPU: `features` [N, D] (and `features.deep.<k>` [N, D] where deeper layers take some), `extra.<name>` that
-        `forward` takes beside them, `text` that stands for the video in a prompt (UTF-8, uint8), `stacked`: whether several videos' features go in as one tensor."""
+    def encode(self, model: PreTrainedModel, clip: Clip) -> EncodedVideo:
+        """Send a clip through the model's frozen tower; the result is on the CPU."""
+        batch = self._processed(clip)
+        inputs = {}
+        for name, value in batch.items():
+            if isinstance(value, Tensor):
+                inputs[name] = value.to(model.device, model.dtype if value.is_floating_point() else None)
+        core = model.model
+        tower = core.get_video_features if self.modality == "video" else core.get_image_features
+        arguments = [name for name in inspect.signature(tower).parameters if name in inputs]
+        output = tower(**{name: inputs[name] for name in arguments}, return_dict=True)
+        pooled = output.pooler_output
+        stacked = isinstance(pooled, Tensor)
+        kept = [name for name in inputs if name in self.forward_arguments and not NOT_KEPT.match(name)]
+        return EncodedVideo(
+            features=_on_cpu(pooled.flatten(0, -2) if stacked else torch.cat(list(pooled))),
+            deep=tuple(_on_cpu(layer[0]) for layer in getattr(output, "deepstack_features", None) or []),
+            extra={name: _on_cpu(inputs[name]) for name in kept},
+            text=batch["text_replacement_offsets"][0][0]["replacement"],
+            stacked=stacked,
+        )
+
+    def _processed(self, clip: Clip) -> BatchFeature:
+        """The clip after the checkpoint's own processor, with the text that takes the place of its token."""
         height, width = clip.frames.shape[1:3]
-        known = VideoMetadata(clip.count, clip.rate or None, width, height, clip.count / clip.rate if clip.rate else None, clip.decoder, clip.indices.tolist())
-        made = self.inner(
-            text=[self.inner.video_token], videos=[clip.frames], video_metadata=[known], do_sample_frames=False, return_tensors="pt",
-            return_text_replacement_offsets=True, add_special_tokens=False,
-        )  # fmt: skip
-        given = {name: value.to(model.device, model.dtype if value.is_floating_point() else None) for name, value in made.items() if isinstance(value, Tensor)}
-        tower = model.model.get_video_features if self.modality == "video" else model.model.get_image_features
-        seen = tower(**{name: given[name] for name in inspect.signature(tower).parameters if name in given}, return_dict=True)
-        pooled = seen.pooler_output
-        text = made["text_replacement_offsets"][0][0]["replacement"]
-        deep = {f"features.deep.{k}": layer[0] for k, layer in enumerate(getattr(seen, "deepstack_features", None) or [])}
-        beside = {f"extra.{name}": value for name, value in given.items() if name in self.taken and not re.match("pixel|input_ids|attention|mm_token", name)}
-        features = pooled.flatten(0, -2) if isinstance(pooled, Tensor) else torch.cat(list(pooled))
-        spelled = torch.tensor(list(text.encode()), dtype=torch.uint8)
-        found = {"features": features, **deep, **beside, "text": spelled, "stacked": torch.tensor(isinstance(pooled, Tensor))}
-        return {name: tensor.detach().cpu().clone() for name, tensor in found.items()}
+        metadata = VideoMetadata(
+            total_num_frames=clip.count,
+            fps=clip.rate or None,
+            width=width,
+            height=height,
+            duration=clip.count / clip.rate if clip.rate else None,
+            video_backend=clip.decoder,
+            frames_indices=clip.indices.tolist(),
+        )
+        return self.inner(
+            text=[self.inner.video_token],
+            videos=[clip.frames],
+            video_metadata=[metadata],
+            do_sample_frames=False,
+            return_tensors="pt",
+            return_text_replacement_offsets=True,
+            add_special_tokens=False,
+        )
 
-    def collate(self, videos: list[Video]) -> dict[str, Tensor]:
-        """Several encoded videos as plain tensors: everything concatenated along its first dimension, with `lengths` [B], the N of each."""
-        lengths = torch.tensor([len(video["features"]) for video in videos])
-        joined = {name: torch.cat([video[name] for video in videos]) for name in videos[0] if name not in ("text", "stacked")}
-        return joined | {"lengths": lengths, "stacked": videos[0]["stacked"]}
+    def collate(self, videos: list[EncodedVideo]) -> dict[str, Tensor]:
+        """Join B videos into plain tensors.
+
+        Features and extras are concatenated along their first dimension; `lengths` [B] holds the N of each
+        video, and `stacked` whether their features enter as one tensor.
+        """
+        named = [video.tensors() for video in videos]
+        names = [name for name in named[0] if name not in ("text", "stacked")]
+        collated = {name: torch.cat([tensors[name] for tensors in named]) for name in names}
+        collated["lengths"] = torch.tensor([len(video.features) for video in videos])
+        collated["stacked"] = torch.tensor(videos[0].stacked)
+        return collated
 
     def inputs(self, collated: dict[str, Tensor], ids: Tensor) -> dict[str, Any]:
-        """What `forward` takes beside `ids` [B, L], from B videos."""
-        parts = {name: tensor.split(collated["lengths"].tolist()) for name, tensor in collated.items() if name.startswith("features")}
-        pooled = torch.stack(parts["features"]) if collated["stacked"] else list(parts["features"])
-        deep = [list(part) for name, part in parts.items() if name != "features"]
-        seen = BaseModelOutputWithDeepstackFeatures(pooler_output=pooled, deepstack_features=deep) if deep else BaseModelOutputWithPooling(pooler_output=pooled)
-        beside = {name.removeprefix("extra."): tensor for name, tensor in collated.items() if name.startswith("extra.")}
-        if not self.one_dimensional:
-            beside["mm_token_type_ids"] = torch.tensor(self.inner.create_mm_token_type_ids(ids.tolist()), device=ids.device)
-        return {"mm_encoder_outputs": {self.modality: seen}, **beside}
+        """Return what `forward` takes beside the ids [B, L], from the B videos that `collate` joined."""
+        lengths = collated["lengths"].tolist()
+        features = collated["features"].split(lengths)
+        pooled = torch.stack(features) if collated["stacked"] else list(features)
+        deep = [list(collated[name].split(lengths)) for name in collated if name.startswith("features.deep.")]
+        if deep:
+            output = BaseModelOutputWithDeepstackFeatures(pooler_output=pooled, deepstack_features=deep)
+        else:
+            output = BaseModelOutputWithPooling(pooler_output=pooled)
+        arguments: dict[str, Any] = {"mm_encoder_outputs": {self.modality: output}}
+        for name, tensor in collated.items():
+            if name.startswith("extra."):
+                arguments[name.removeprefix("extra.")] = tensor
+        if TOKEN_TYPES in self.forward_arguments:
+            types = self.inner.create_mm_token_type_ids(ids.tolist())
+            arguments[TOKEN_TYPES] = torch.tensor(types, device=ids.device)
+        return arguments
 
     def shares(self, ids: list[int], begin: int) -> bool:
-        """Whether prompts that are alike up to `begin` can share what the LLM read up to there: the whole video, at positions in one dimension."""
-        return self.one_dimensional and self.video_token_id not in ids[begin:]
+        """Whether prompts that agree up to `begin` can share what the model read up to there.
 
-    def request_ids(self, request: str, video: Video) -> list[int]:
-        """A user's turn about a video to the whole prompt's ids: the chat template's, the video in it as the processor spells it out."""
-        return self._ids(self._rendered(request).replace(self.inner.video_token, bytes(video["text"].tolist()).decode(), 1))
+        That takes the whole video before `begin`, and positions in one dimension.
+        """
+        return TOKEN_TYPES not in self.forward_arguments and self.video_token_id not in ids[begin:]
+
+    def request_ids(self, request: str, video: EncodedVideo) -> list[int]:
+        """Return the ids of the whole prompt, in which the video stands as the processor spells it out."""
+        return self._token_ids(self._rendered(request).replace(self.inner.video_token, video.text, 1))
 
     def answer_ids(self, text: str) -> list[int]:
-        """An answer to ids as the chat template continues a prompt with it, up to the end of the turn (the tokens that DPO scores)."""
-        before, whole = self._ids(self._rendered("")), self._ids(self._rendered("", text))
-        ids = whole[len(before) :] if whole[: len(before)] == before else self.tokenizer(self._plain(text), add_special_tokens=False)["input_ids"]
-        end = next((at for at, token in enumerate(ids) if token in self.end_ids), len(ids))
-        return [*ids[:end], *(ids[end : end + 1] or self.end_ids[:1])]
+        """Return the ids of an answer as the chat template goes on with it, up to the end of the turn.
+
+        These are the tokens that DPO scores.
+        """
+        prompt = self._token_ids(self._rendered(""))
+        ids = self._token_ids(self._rendered("", text))
+        if ids[: len(prompt)] == prompt:
+            ids = ids[len(prompt) :]
+        else:
+            ids = self.tokenizer(self._harmless(text), add_special_tokens=False)["input_ids"]
+        answer = until_end(ids, self.end_ids)
+        end = ids[len(answer) : len(answer) + 1] or self.end_ids[:1]
+        return answer + end
 
     def decode(self, ids: list[int]) -> str:
+        """Return the text of an answer's ids, without special tokens and outer spaces."""
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write weights, config and processor in transformers' layout, which `load` and AutoModel read."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with quiet_transformers():
+            model.save_pretrained(folder)
+        self.inner.save_pretrained(folder)
+        self.generation.save_pretrained(folder)
+
     def _rendered(self, request: str, answer: str | None = None) -> str:
-        """The chat template's text of one turn, the video as its single token; with the answer's turn, or up to where it begins."""
+        """The chat template's text of one turn, with the video as its single token.
+
+        It ends with the answer's turn, or where that turn would begin.
+        """
         request = request.replace("<video>", "").replace("<image>", "").strip()
-        turns = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": self._plain(request)}]}]
+        question = {"type": "text", "text": self._harmless(request)}
+        turns = [{"role": "user", "content": [{"type": "video"}, question]}]
         if answer is not None:
-            turns.append({"role": "assistant", "content": [{"type": "text", "text": self._plain(answer)}]})
+            turns.append({"role": "assistant", "content": [{"type": "text", "text": self._harmless(answer)}]})
         return self.inner.apply_chat_template(turns, add_generation_prompt=answer is None, tokenize=False)
 
-    def _ids(self, text: str) -> list[int]:
+    def _token_ids(self, text: str) -> list[int]:
+        """The ids of a rendered text.
+
+        Some templates begin with the BOS token themselves; it must not stand twice.
+        """
         bos = self.tokenizer.bos_token
         return self.tokenizer(text, add_special_tokens=not (bos and text.startswith(bos)))["input_ids"]
 
-    @cached_property
-    def _special(self) -> re.Pattern:
-        added = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
-        tokens = {*self.tokenizer.all_special_tokens, *added, self.inner.video_token, getattr(self.inner, "image_token", None) or "<image>"}
-        return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))))
+    def _harmless(self, text: str) -> str:
+        return harmless_text(text, self._special_tokens)
 
-    def _plain(self, text: str) -> str:
-        """Text that cannot end a turn, begin one or stand for a video: a special token's name in it gets a space."""
-        return self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+    @cached_property
+    def _special_tokens(self) -> frozenset[str]:
+        """The names of all special tokens, those of videos and images among them."""
+        tokenizer = self.tokenizer
+        added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        media = {self.inner.video_token, getattr(self.inner, "image_token", None) or "<image>"}
+        return frozenset(added | media | set(tokenizer.all_special_tokens))
+
+
+def _on_cpu(tensor: Tensor) -> Tensor:
+    """A copy of a tensor on the CPU, which shares no memory with what it was cut from."""
+    return tensor.detach().cpu().clone()
+
+
+def _end_ids(tokenizer_end: int, generation_ends: int | list[int] | None) -> list[int]:
+    """The ids that end an answer, each once: the tokenizer's, then those of the generation settings."""
+    if generation_ends is None:
+        generation_ends = []
+    elif isinstance(generation_ends, int):
+        generation_ends = [generation_ends]
+    return list(dict.fromkeys([tokenizer_end, *generation_ends]))
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of an error's text; empty where it has none."""
+    return (str(error).splitlines() or [""])[0]
 
 
 def model_type(path: str) -> str:
-    """What config.json of a folder or hub repository says the model is. Raises CheckpointError."""
+    """Return the model type that config.json of a folder or hub repository states. Raises CheckpointError."""
     if Path(path).is_dir() and not (Path(path) / "config.json").exists():
-        raise CheckpointError(f"{path}: no config.json in it; model.path is a checkpoint's folder or a hub id")
+        raise CheckpointError(
+            f"{path}: no config.json in it; model.path is a checkpoint's folder or a hub id"
+        )
     try:
         return str(PreTrainedConfig.get_config_dict(path)[0].get("model_type"))
     except (OSError, ValueError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: no such checkpoint, and not to be had from the hub ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})") from error
+        raise CheckpointError(
+            f"{path}: no such checkpoint, and not to be had from the hub "
+            f"({type(error).__name__}: {_first_line(error)})"
+        ) from error
 
 
-def load(path: str, *, frames: int | None, dtype: torch.dtype, device: str, quantize: str = "none") -> tuple[Model, Processor]:
-    """A checkpoint (folder or hub id) of any family, ready for inference. `frames` a video, None: 8. `quantize`: none, 8bit or 4bit (the LLM's
-    layers; bitsandbytes, meant for CUDA). No code of the checkpoint's own is run. Raises CheckpointError: what the family lacks, or what is missing in the folder."""
+def load(
+    path: str, *, frames: int | None, dtype: torch.dtype, device: str, quantize: str = "none"
+) -> tuple[PreTrainedModel, TransformersProcessor]:
+    """Load a checkpoint (folder or hub id) of any family, ready for inference. None of its own code is run.
+
+    `frames` are read of a clip; None: 8. `quantize`: none, 8bit or 4bit, of the language model's layers
+    (bitsandbytes, meant for CUDA). Raises CheckpointError, which says what the family or the folder lacks.
+    """
     kind = model_type(path)
     options: dict[str, Any] = {"dtype": dtype}
     if quantize != "none":
-        if not is_bitsandbytes_available():
-            raise CheckpointError(f"model.quantize={quantize}: needs bitsandbytes, which is not installed (uv pip install bitsandbytes); or set it none")
-        bits = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype} if quantize == "4bit" else {"load_in_8bit": True}
-        options |= {"quantization_config": BitsAndBytesConfig(**bits, llm_int8_skip_modules=[NOT_LLM]), "device_map": {"": device}}
+        options |= {"quantization_config": _quantization(quantize, dtype), "device_map": {"": device}}
     try:
-        with quiet():
-            model, found = AutoModelForImageTextToText.from_pretrained(path, output_loading_info=True, **options)
+        with quiet_transformers():
+            model, report = AutoModelForImageTextToText.from_pretrained(
+                path, output_loading_info=True, **options
+            )
             inner = AutoProcessor.from_pretrained(path)
-    except Exception as error:
-        why = (str(error).splitlines() or [""])[0][:300]
-        raise CheckpointError(f"{path}: model_type {kind!r} is not to be loaded as a video language model ({type(error).__name__}: {why})") from error
-    lost = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
-    if lost:
-        raise CheckpointError(f"{path}: {len(lost)} keys are missing or of a wrong shape: {', '.join(lost[:5])}")
-    _usable(path, kind, model, inner)
-    generation = model.generation_config
-    made = Processor(inner, model, frames or FRAMES, generation)
-    # sampling is our parameters' business: a checkpoint's repetition penalty or temperature must not work behind them
-    model.generation_config = GenerationConfig(eos_token_id=made.end_ids, pad_token_id=made.pad_id, bos_token_id=made.tokenizer.bos_token_id, do_sample=False)
-    return (model if quantize != "none" else model.to(device)), made
+    except Exception as error:  # families fail in ways of their own
+        raise CheckpointError(
+            f"{path}: model_type {kind!r} is not to be loaded as a video language model "
+            f"({type(error).__name__}: {_first_line(error)[:300]})"
+        ) from error
+    faults = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if faults:
+        names = ", ".join(faults[:5])
+        raise CheckpointError(f"{path}: {len(faults)} keys are missing or of a wrong shape: {names}")
+    _check_usable(path, kind, model, inner)
+    processor = TransformersProcessor(inner, model, frames or FRAMES, model.generation_config)
+    # sampling is for the run's parameters: a checkpoint's penalty or temperature must not work behind them
+    model.generation_config = GenerationConfig(
+        eos_token_id=processor.end_ids,
+        pad_token_id=processor.pad_id,
+        bos_token_id=processor.tokenizer.bos_token_id,
+        do_sample=False,
+    )
+    if quantize == "none":
+        model = model.to(device)
+    return model, processor
 
 
-def _usable(path: str, kind: str, model: Model, inner: Any) -> None:
-    """Raises CheckpointError that says what of a family is not supported, before any work."""
-    lacks = [
-        what for what, there in {
-            "a processor with a tokenizer": getattr(inner, "tokenizer", None) is not None,
-            "a video processor": getattr(inner, "video_processor", None) is not None,
-            "a video token": bool(getattr(inner, "video_token", None)),
-            "a chat template": bool(getattr(inner, "chat_template", None)),
-            "features for its LLM (mm_encoder_outputs)": "mm_encoder_outputs" in inspect.signature(model.forward).parameters,
-            "an LLM under model.language_model or model.text_model": any(hasattr(getattr(model, "model", None), name) for name in ("language_model", "text_model")),
-        }.items() if not there
-    ]  # fmt: skip
+def _quantization(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """bitsandbytes' settings. Raises CheckpointError where it is not installed."""
+    if not is_bitsandbytes_available():
+        raise CheckpointError(
+            f"model.quantize={quantize}: needs bitsandbytes, which is not installed "
+            "(uv pip install bitsandbytes); or set it none"
+        )
+    options: dict[str, Any] = {"load_in_8bit": True}
+    if quantize == "4bit":
+        options = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+    return BitsAndBytesConfig(**options, llm_int8_skip_modules=[NOT_QUANTIZED])
+
+
+def _check_usable(path: str, kind: str, model: PreTrainedModel, inner: Any) -> None:
+    """Raise CheckpointError, before any work, where the family lacks something that is needed here."""
+    core = getattr(model, "model", None)
+    forward_arguments = inspect.signature(model.forward).parameters
+    needs = {
+        "a processor with a tokenizer": getattr(inner, "tokenizer", None) is not None,
+        "a video processor": getattr(inner, "video_processor", None) is not None,
+        "a video token": bool(getattr(inner, "video_token", None)),
+        "a chat template": bool(getattr(inner, "chat_template", None)),
+        "features for its LLM (mm_encoder_outputs)": "mm_encoder_outputs" in forward_arguments,
+        "an LLM under model.language_model or model.text_model": (
+            hasattr(core, "language_model") or hasattr(core, "text_model")
+        ),
+    }
+    lacks = [need for need, present in needs.items() if not present]
     if lacks:
         raise CheckpointError(f"{path}: {kind} is not supported: it has not {', nor '.join(lacks)}")
-
-
-def save(model: Model, processor: Processor, folder: Path) -> None:
-    """Weights, config and processor in transformers' own layout; `load` reads it, as AutoModel and AutoProcessor do."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with quiet():
-        model.save_pretrained(folder)
-    processor.inner.save_pretrained(folder)
-    processor.generation.save_pretrained(folder)

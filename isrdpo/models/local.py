@@ -1,228 +1,295 @@
-"""A video language model as four calls: encode a video once, generate several continuations of it, score a choice, load for training.
+"""A video language model in this process: `LocalPolicy`, and how it is opened and saved.
 
-Videos are encoded (projected features [N, D]: N video tokens of the LLM's width D, and what else the family's LLM takes): towers and projector
-are frozen, so they stay valid over the iterations. Requests are what the user says about the video; the family's processor makes the prompt.
-`videos[i]` belongs to `requests[i]`. Families: LLaVA-Hound (`hound`), any other of transformers (`auto`).
+A clip goes through the frozen tower once, and its features stay valid over the iterations. Prompts about the
+same video read it once and share it through the cache. A draw depends on its seed alone, never on its batch.
 """
 
-import hashlib
 import os
 import sys
 from collections import OrderedDict
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import Cache, LogitsProcessorList, PreTrainedModel
 
-from isrdpo.core import prompts, records
-from isrdpo.core.folders import TOYBOX_BASE, resolve
+from isrdpo.core import prompts
+from isrdpo.core.folders import checkpoint_path
+from isrdpo.core.params import Model as ModelSettings
 from isrdpo.core.params import Params
 from isrdpo.formats import video
-from isrdpo.models import auto, hound
-from isrdpo.models.hound_model import LLM, CheckpointError, HoundForConditionalGeneration, HoundProcessor, Video
+from isrdpo.models import auto, features, hound, packing
+from isrdpo.models.interface import CheckpointError, EncodedVideo, Processor
+from isrdpo.models.sampling import KeyedNoise, warpers
 
-HELD = 2**30  # bytes of features kept in memory, so that a stage's next questions about a clip find it encoded
-
-
-class KeyedNoise(LogitsProcessor):
-    """Gumbel-max sampling: argmax(scores + noise) is a draw from softmax(scores). Each row's noise is its own seed's, so a draw
-    does not depend on its batch mates, nor on their number."""
-
-    def __init__(self, seeds: list[int]) -> None:
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        uniform = torch.stack([torch.rand(scores.shape[1], generator=g, dtype=torch.float64) for g in self.generators])
-        gumbel = -torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16)))
-        return scores + gumbel.to(scores.device, scores.dtype)
+# Bytes of features that stay in memory, so that a stage's next question about a clip finds it encoded.
+MEMORY = 2**30
 
 
-class VideoModel:
-    """One policy, ready for inference. `max_pixels`: larger frames are scaled down to so many before the processor sees them; 0: none are. `share`: whether
-    prompts about the same video read it once (notebook 07 measures what that saves)."""
+class LocalPolicy:
+    """A transformers model and its processor as one `interface.Policy`.
+
+    `span`: which part of a clip its frames are taken from (`video.span`).
+    `cache`: the folder for encoded clips, if any.
+    `max_pixels`: larger frames are scaled down to so many pixels before the processor sees them; 0: none are.
+    `share`: whether prompts about the same video read it once (notebook 07 measures what that saves).
+    """
 
     def __init__(
-        self, model: HoundForConditionalGeneration | auto.Model, processor: HoundProcessor | auto.Processor, span: str = "whole",
-        cache: Path | None = None, max_pixels: int = 0, share: bool = True,
-    ) -> None:  # fmt: skip
-        self.model, self.processor, self.span, self.cache, self.max_pixels = model.eval(), processor, span, cache, max_pixels
+        self,
+        model: PreTrainedModel,
+        processor: Processor,
+        span: str = "whole",
+        cache: Path | None = None,
+        max_pixels: int = 0,
+        share: bool = True,
+    ) -> None:
+        self.model = model.eval()
+        self.processor = processor
+        self.span = span
+        self.cache = cache
+        self.max_pixels = max_pixels
         self.share = share
-        self._digest, self._held = "", OrderedDict[Path, Video]()
+        self._memory: OrderedDict[Path, EncodedVideo] = OrderedDict()
+
+    def summary(self) -> dict[str, int | None]:
+        """Return what pages say of the model: frames, image_size, and the number of its parameters."""
+        return {
+            "frames": self.processor.frames,
+            "image_size": self.processor.image_size,
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+        }
+
+    @property
+    def cannot_share(self) -> str:
+        """The reason why prompts about a video cannot share it, naming the family; empty if they can."""
+        if self.processor.shares([], 0):
+            return ""
+        kind = self.model.config.model_type
+        return f"{kind}: each prompt reads its video for itself (positions in a video are three-dimensional)"
+
+    @property
+    def cannot_explain(self) -> str:
+        """The reason why `gradient` does not work, naming the family; empty if it does."""
+        if self.processor.explains:
+            return ""
+        return f"{self.model.config.model_type}: heat maps are drawn for LLaVA-Hound checkpoints only"
 
     @torch.inference_mode()
-    def encode(self, paths: list[Path]) -> list[Video]:
-        """Each clip as the LLM takes it, on the CPU; a clip named twice is encoded once. Raises VideoError.
+    def encode(self, paths: list[Path]) -> list[EncodedVideo]:
+        """Encode each clip, to tensors on the CPU; a clip that is named twice, once. Raises VideoError.
 
-        Each clip goes through the tower alone: which others are cached already must not show in its last bits."""
-        found = {path: self._encoded(path) for path in dict.fromkeys(paths)}
-        for path, made in found.items():
-            self._held[path] = made
-            self._held.move_to_end(path)
-        while sum(tensor.nbytes for made in self._held.values() for tensor in made.values()) > HELD:
-            self._held.popitem(last=False)
-        return [found[path] for path in paths]
+        Each clip goes through the tower alone: which others are in a cache must not show in its last bits.
+        """
+        encoded = {path: self._encode_one(path) for path in dict.fromkeys(paths)}
+        for path, one in encoded.items():
+            self._memory[path] = one
+            self._memory.move_to_end(path)
+        while sum(one.nbytes for one in self._memory.values()) > MEMORY:
+            self._memory.popitem(last=False)
+        return [encoded[path] for path in paths]
 
-    def _encoded(self, path: Path) -> Video:
-        """From memory, from disk, or encoded (and then kept on disk, where there is a cache)."""
-        if path in self._held:
-            return self._held[path]
-        stored = self._stored(path)
-        if stored is not None and stored.exists():
-            try:
-                kept = load_file(stored)
-                if "features" in kept:
-                    return kept
-            except SafetensorError:  # torn by a full disk or a crash of the machine
-                stored.unlink(missing_ok=True)
-        clip = video.smaller(video.read(path, self.processor.frames, self.span), self.max_pixels)
-        made = self.processor.encode(self.model, clip)
-        if stored is not None:
-            stored.parent.mkdir(parents=True, exist_ok=True)
-            part = stored.with_suffix(f".{os.getpid()}.part")
-            save_file(made, part)
-            part.replace(stored)
-        return made
+    def _encode_one(self, path: Path) -> EncodedVideo:
+        """Take a clip from memory or from disk; else encode it, and keep it on disk where there is a cache.
 
-    def _stored(self, path: Path) -> Path | None:
-        """Where an encoded clip lies on disk: by the weights that make it and the clip's content."""
-        if self.cache is None or path.is_dir():
-            return None
-        if not self._digest:
-            how = f"{self.processor.frames} {self.span} {self.model.dtype} {self.model.device.type}" + (f" {self.max_pixels}" if self.max_pixels else "")
-            digest = hashlib.sha256(how.encode())
-            for name, tensor in self.model.state_dict().items():
-                if not name.startswith((*LLM, "model.image_tower.")):
-                    digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-            self._digest = digest.hexdigest()[:16]
-        return self.cache / self._digest / f"{hashlib.sha256(path.read_bytes()).hexdigest()[:32]}.safetensors"
+        A clip that is a folder of frames is not kept on disk.
+        """
+        if path in self._memory:
+            return self._memory[path]
+        file = None
+        if self.cache is not None and not path.is_dir():
+            file = features.encoded_file(self.cache, self._encoder_digest, path)
+        encoded = None if file is None else features.load_encoded(file)
+        if encoded is None:
+            clip = video.read_clip(path, self.processor.frames, self.span)
+            encoded = self.processor.encode(self.model, video.shrink_clip(clip, self.max_pixels))
+            if file is not None:
+                features.save_encoded(encoded, file)
+        return encoded
 
-    def room(self, request: str, video: Video) -> int:
-        """How many more tokens the model has positions for behind this request; below 1, it cannot read it whole."""
-        text = self.model.config.get_text_config()
-        positions = int(text.max_position_embeddings * (text.rope_parameters or {}).get("factor", 1))
-        return positions - len(self.processor.request_ids(request, video))
+    @cached_property
+    def _encoder_digest(self) -> str:
+        """The name on disk of everything but the clip that decides its features."""
+        settings = f"{self.processor.frames} {self.span} {self.model.dtype} {self.model.device.type}"
+        if self.max_pixels:
+            settings += f" {self.max_pixels}"
+        return features.encoder_digest(self.model, settings)
 
-    def _extra(self, videos: list[Video], ids: Tensor) -> dict:
-        """What `forward` takes beside `ids` [B, L], from B videos, on the model's device and in its precision."""
-        moved = {
-            name: tensor.to(self.model.device, self.model.dtype if tensor.is_floating_point() and name.startswith("features") else None)
-            for name, tensor in self.processor.collate(videos).items()
-        }
-        return self.processor.inputs(moved, ids)
-
-    def _inputs(self, videos: list[Video], ids: list[list[int]]) -> dict:
-        """What the model takes to go on from these prompts: input_ids and attention_mask [B, L], and past_key_values of the part that all
-        prompts begin with, if the video is in it. That part is then read once a video (`videos[i] is videos[j]`: the same one) and shared
-        through the cache; behind it, shorter prompts are padded. Otherwise prompts are padded on the left, and each reads its video."""
-        same = next((i for i, column in enumerate(zip(*ids, strict=False)) if len(set(column)) > 1), min(map(len, ids)))
-        shared = min(same, min(map(len, ids)) - 1)
-        longest, pad, device = max(map(len, ids)), self.processor.pad_id, self.model.device
-        if not self.share or not all(self.processor.shares(row, shared) for row in ids):
-            whole = torch.tensor([[pad] * (longest - len(row)) + row for row in ids], device=device)
-            mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids], device=device)
-            return {"input_ids": whole, "attention_mask": mask, **self._extra(videos, whole)}
-        unique = {id(video): video for video in videos}
-        prefix = torch.tensor([ids[0][:shared]] * len(unique), device=device)
-        past = self.model.model(input_ids=prefix, use_cache=True, **self._extra(list(unique.values()), prefix)).past_key_values
-        at = {key: row for row, key in enumerate(unique)}
-        past.batch_select_indices(torch.tensor([at[id(video)] for video in videos], device=device))
-        return {
-            "input_ids": torch.tensor([row[:shared] + [pad] * (longest - len(row)) + row[shared:] for row in ids], device=device),
-            "attention_mask": torch.tensor([[1] * shared + [0] * (longest - len(row)) + [1] * (len(row) - shared) for row in ids], device=device),
-            "past_key_values": past,
-        }  # fmt: skip
+    def room(self, request: str, encoded: EncodedVideo) -> int:
+        """Return how many tokens the model has positions for behind the request; below 1, it does not fit."""
+        config = self.model.config.get_text_config()
+        stretch = (config.rope_parameters or {}).get("factor", 1)
+        positions = int(config.max_position_embeddings * stretch)
+        return positions - len(self.processor.request_ids(request, encoded))
 
     @torch.inference_mode()
     def generate(
-        self, videos: list[Video], requests: list[str], *, max_new_tokens: int, seeds: list[int] | None = None,
-        temperature: float = 0.0, top_p: float = 1.0, top_k: int = 0,
-    ) -> list[str]:  # fmt: skip
-        """One continuation a request: greedy at temperature 0, else sampled under `seeds`, one a row."""
+        self,
+        videos: list[EncodedVideo],
+        requests: list[str],
+        *,
+        max_new_tokens: int,
+        seeds: list[int] | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+    ) -> list[str]:
+        """Return one answer per request: greedy at temperature 0, else drawn under the request's own seed."""
         if not requests:
             return []
-        inputs = self._inputs(videos, [self.processor.request_ids(*asked) for asked in zip(requests, videos, strict=True)])
         steps = LogitsProcessorList()
         if temperature > 0:
             if seeds is None or len(seeds) != len(requests):
-                raise ValueError("sampling needs one seed a request")
-            steps += [TemperatureLogitsWarper(temperature)]
-            steps += [TopKLogitsWarper(top_k)] if top_k else []
-            steps += [TopPLogitsWarper(top_p)] if top_p < 1 else []
-            steps.append(KeyedNoise(seeds))
-        ends = self.processor.end_ids
-        made = self.model.generate(
-            **inputs, logits_processor=steps, max_new_tokens=max_new_tokens, do_sample=False,
-            eos_token_id=ends, pad_token_id=self.processor.pad_id,
-        )[:, inputs["input_ids"].shape[1] :].tolist()  # fmt: skip
-        return [self.processor.decode(row[: next((at for at, token in enumerate(row) if token in ends), len(row))]) for row in made]
+                raise ValueError("sampling needs one seed per request")
+            steps = LogitsProcessorList([*warpers(temperature, top_p, top_k), KeyedNoise(seeds)])
+        inputs = self._inputs(videos, self._prompts(videos, requests))
+        rows = self.model.generate(
+            **inputs,
+            logits_processor=steps,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,  # the noise draws; transformers' own sampling has one stream for all rows
+            eos_token_id=self.processor.end_ids,
+            pad_token_id=self.processor.pad_id,
+        )
+        answers = rows[:, inputs["input_ids"].shape[1] :].tolist()
+        return [self.processor.decode(packing.until_end(row, self.processor.end_ids)) for row in answers]
 
     @torch.inference_mode()
-    def choose(self, videos: list[Video], requests: list[str], replies: tuple[str, str] = prompts.REPLIES) -> Tensor:
-        """float [B, 2]: log-probabilities of the two replies' first differing token, given the request and what they share."""
-        first, second = (self.processor.answer_ids(reply) for reply in replies)
-        shared = next(i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
-        asked = zip(requests, videos, strict=True)
-        inputs = self._inputs(videos, [self.processor.request_ids(request, video) + first[:shared] for request, video in asked])
-        if "past_key_values" in inputs:
-            done = inputs["past_key_values"].get_seq_length()
-            positions = (inputs["attention_mask"].cumsum(-1) - 1)[:, done:]
-            inputs |= {"input_ids": inputs["input_ids"][:, done:], "position_ids": positions}
+    def choose(
+        self, videos: list[EncodedVideo], requests: list[str], replies: tuple[str, str] = prompts.REPLIES
+    ) -> Tensor:
+        """Return float [B, 2]: the log-probabilities of the first token in which the two replies differ.
+
+        They are given the request and what the replies begin with alike.
+        """
+        beginning, candidates = self._reply_tokens(replies)
+        rows = [row + beginning for row in self._prompts(videos, requests)]
+        inputs = self._inputs(videos, rows)
+        if "past_key_values" in inputs:  # `generate` does these two steps by itself
+            begin = inputs["past_key_values"].get_seq_length()
+            inputs["input_ids"] = inputs["input_ids"][:, begin:]
+            inputs["position_ids"] = packing.positions(inputs["attention_mask"])[:, begin:]
         logits = self.model(**inputs, logits_to_keep=1).logits[:, -1].float()
-        return logits.log_softmax(-1)[:, [first[shared], second[shared]]].cpu()
+        return logits.log_softmax(-1)[:, candidates].cpu()
 
-    @property
-    def explains(self) -> bool:
-        """Whether `gradient` works: LLaVA-Hound's frames go in as squares, other families cut theirs up in ways of their own."""
-        return isinstance(self.processor, HoundProcessor)
+    def gradient(
+        self,
+        pixels: Tensor,
+        blank: Tensor,
+        request: str,
+        grid: int,
+        replies: tuple[str, str] = prompts.REPLIES,
+    ) -> tuple[float, Tensor]:
+        """Return the log-odds of the second reply over the first (nats), and their gradient times input.
 
-    def gradient(self, pixels: Tensor, blank: Tensor, request: str, grid: int, replies: tuple[str, str] = prompts.REPLIES) -> tuple[float, Tensor]:
-        """(log-odds of the second reply over the first in nats, its gradient times input [T, grid, grid]): |d log-odds / d pixel x (pixel -
-        blank)| summed over the cells of each frame. pixels and blank: float [T, 3, S, S] as the processor makes them, S divisible by grid."""
-        first, second = (self.processor.answer_ids(reply) for reply in replies)
-        shared = next(i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
-        ids = torch.tensor([self.processor.request_ids(request) + first[:shared]], device=self.model.device)
+        The latter is [T, grid, grid]: |d log-odds / d pixel x (pixel - blank)|, summed over the cells of each
+        frame. `pixels` and `blank`: float [T, 3, S, S] as `processor.pixels` makes them, S divisible by grid.
+        It works only where `cannot_explain` is empty.
+        """
+        beginning, (first, second) = self._reply_tokens(replies)
         with torch.enable_grad():
-            seen = pixels[None].to(self.model.device, self.model.dtype).requires_grad_()
-            features = self.model.model.get_video_features(seen).pooler_output
-            logits = self.model(input_ids=ids, **hound.video_inputs(features), logits_to_keep=1).logits[0, -1].float()
-            odds = logits[second[shared]] - logits[first[shared]]
-            (slope,) = torch.autograd.grad(odds, seen)
+            leaf = pixels[None].to(self.model.device, self.model.dtype).requires_grad_()
+            projected = self.model.model.get_video_features(leaf).pooler_output
+            prompt = self.processor.request_ids(request, EncodedVideo(projected[0].detach()))
+            ids = torch.tensor([prompt + beginning], device=self.model.device)
+            inputs = self.processor.inputs({"features": projected}, ids)
+            logits = self.model(input_ids=ids, **inputs, logits_to_keep=1).logits[0, -1].float()
+            odds = logits[second] - logits[first]
+            (slope,) = torch.autograd.grad(odds, leaf)
         effect = (slope[0].float().cpu() * (pixels - blank)).sum(1)  # [T, S, S]
         cells = effect.unflatten(1, (grid, -1)).unflatten(3, (grid, -1)).sum((2, 4)).abs()
         return round(odds.item(), 6), cells.double().round(decimals=6)
 
+    def _prompts(self, videos: list[EncodedVideo], requests: list[str]) -> list[list[int]]:
+        """The ids of each request's whole prompt."""
+        return [self.processor.request_ids(*pair) for pair in zip(requests, videos, strict=True)]
 
-def checkpoint(path: str) -> str:
-    """What `model.path` stands for: the shipped base for `toybox`, a folder, or a hub id."""
-    if path == "toybox":
-        return str(TOYBOX_BASE)
-    return str(resolve(path)) if resolve(path).exists() else path
+    def _reply_tokens(self, replies: tuple[str, str]) -> tuple[list[int], list[int]]:
+        """The ids that both replies begin with, and the two ids of which the choice is made."""
+        first, second = (self.processor.answer_ids(reply) for reply in replies)
+        place = packing.first_difference(first, second)
+        return first[:place], [first[place], second[place]]
+
+    def _inputs(self, videos: list[EncodedVideo], rows: list[list[int]]) -> dict[str, Any]:
+        """Return what the model takes to go on from these prompts.
+
+        input_ids and attention_mask [B, L], and one of two: where all prompts begin alike and the video is in
+        that part, past_key_values of it, read once per video (the same object); else the videos themselves,
+        each read by its own prompt, which is padded on the left.
+        """
+        shared = packing.shared_length(rows)
+        if not self._can_share(rows, shared):
+            inputs = self._padded(rows)
+            return inputs | self._video_inputs(videos, inputs["input_ids"])
+        return self._padded(rows, shared) | {"past_key_values": self._read_prefix(videos, rows[0][:shared])}
+
+    def _can_share(self, rows: list[list[int]], shared: int) -> bool:
+        return self.share and all(self.processor.shares(row, shared) for row in rows)
+
+    def _padded(self, rows: list[list[int]], prefix: int = 0) -> dict[str, Tensor]:
+        padded = packing.pad_rows(rows, self.processor.pad_id, prefix)
+        return {name: tensor.to(self.model.device) for name, tensor in padded.items()}
+
+    def _read_prefix(self, videos: list[EncodedVideo], prefix: list[int]) -> Cache:
+        """The prefix's keys and values for each of the B rows, read once for each distinct video."""
+        distinct = {one: place for place, one in enumerate(dict.fromkeys(videos))}
+        ids = torch.tensor([prefix] * len(distinct), device=self.model.device)
+        inputs = self._video_inputs(list(distinct), ids)
+        cache = self.model.model(input_ids=ids, use_cache=True, **inputs).past_key_values
+        cache.batch_select_indices(torch.tensor([distinct[one] for one in videos], device=self.model.device))
+        return cache
+
+    def _video_inputs(self, videos: list[EncodedVideo], ids: Tensor) -> dict[str, Any]:
+        """Return what `forward` takes beside the ids [B, L], on the model's device and in its precision."""
+        collated = {}
+        for name, tensor in self.processor.collate(videos).items():
+            is_features = name.startswith("features") and tensor.is_floating_point()
+            collated[name] = tensor.to(self.model.device, self.model.dtype if is_features else None)
+        return self.processor.inputs(collated, ids)
 
 
-def open_model(params: Params, path: str) -> VideoModel:
-    """The policy at `path`, on the device and in the precision that `params.model` names. Raises CheckpointError."""
-    settings, found = params.model, checkpoint(path)
-    device = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+def device_of(settings: ModelSettings) -> str:
+    """The device that `model.device` names. `auto`: a GPU where there is one, else the CPU.
+
+    Under a launcher of several processes, each takes the GPU of its number.
+    """
+    if settings.device != "auto":
+        return settings.device
+    if not torch.cuda.is_available():
+        return "cpu"
+    rank = os.environ.get("LOCAL_RANK")
+    return "cuda" if rank is None else f"cuda:{int(rank) % torch.cuda.device_count()}"
+
+
+def open_policy(params: Params, path: str, cache: Path | None = None) -> LocalPolicy:
+    """Open the policy at `path` (`toybox`, a folder, a hub id) as `params.model` and `params.video` say.
+
+    `cache` is the folder for encoded clips. Raises CheckpointError.
+    """
+    settings = params.model
+    checkpoint = checkpoint_path(path)
+    device = device_of(settings)
+    dtype = getattr(torch, settings.dtype)
     if settings.device == "auto" and device != "cpu" and sys.stderr.isatty():
         print(f"model.device=auto: {torch.cuda.get_device_name()}", file=sys.stderr)
-    dtype = getattr(torch, settings.dtype)
-    if auto.model_type(found) in hound.MODEL_TYPES:
+    if auto.model_type(checkpoint) in hound.MODEL_TYPES:
         if settings.quantize != "none":
-            raise CheckpointError(f"model.quantize={settings.quantize}: LLaVA-Hound checkpoints are read exactly, not quantized; leave it none")
-        model, processor = hound.load(found, image_tower=settings.image_tower, video_tower=settings.video_tower, dtype=dtype, device=device)
+            raise CheckpointError(
+                f"model.quantize={settings.quantize}: LLaVA-Hound checkpoints are read exactly, "
+                "not quantized; leave it none"
+            )
+        towers = {"image_tower": settings.image_tower, "video_tower": settings.video_tower}
+        model, processor = hound.load(checkpoint, **towers, dtype=dtype, device=device)
     else:
-        model, processor = auto.load(found, frames=params.video.frames, dtype=dtype, device=device, quantize=settings.quantize)
-    note = resolve(params.run) / "model.json"  # what pages say of the model, and cut their frames by
-    if not note.exists():
-        size = processor.image_size if isinstance(processor, HoundProcessor) else None
-        records.write_json(note, {"frames": processor.frames, "image_size": size, "parameters": sum(p.numel() for p in model.parameters())})
-    cache = resolve(params.run).parent / ".cache" / "features" if params.video.cache else None
-    return VideoModel(model, processor, params.video.span, cache, params.video.max_pixels or 0)
+        frames = params.video.frames
+        model, processor = auto.load(
+            checkpoint, frames=frames, dtype=dtype, device=device, quantize=settings.quantize
+        )
+    return LocalPolicy(model, processor, params.video.span, cache, params.video.max_pixels or 0)
 
 
-def save(model: HoundForConditionalGeneration | auto.Model, processor: HoundProcessor | auto.Processor, folder: Path) -> None:
-    """The policy in transformers' own layout, with its processor; `open_model` reads it."""
-    (hound if isinstance(processor, HoundProcessor) else auto).save(model, processor, folder)
+def save_policy(model: PreTrainedModel, processor: Processor, folder: Path) -> None:
+    """Write a policy in transformers' own layout, with its processor; `open_policy` reads it."""
+    processor.save(model, folder)

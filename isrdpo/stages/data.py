@@ -138,7 +138,7 @@ def folder_samples(stage: Stage) -> list[Sample]:
         good = [row for row in rows if isinstance(row, Sample)]
         bad = [row for row in rows if isinstance(row, BadRow)]
         if source.benchmark:
-            chosen = benchmarks.some(good, data.questions, run.params.seed)
+            chosen = benchmarks.draw_questions(good, data.questions, run.params.seed)
         else:
             chosen = [good[index] for index in rows_of_iteration(run.params, stage.t, len(good))]
         samples += chosen
@@ -202,7 +202,7 @@ def _sources(params: Params, t: int) -> list[Source]:
     if data.benchmark != "none":
         return [Source(folder / data.test, benchmark=data.benchmark)]
     names = [name.strip() for name in data.test.split(",") if name.strip()]
-    sets = [predictions.set_name(name) for name in names]
+    sets = [predictions.set_from_file(name) for name in names]
     duplicates = [name for name in sets if sets.count(name) > 1]
     if duplicates:
         raise RunError(
@@ -234,7 +234,7 @@ def decodable_samples(stage: Stage, samples: list[Sample], root: Path) -> list[S
             continue
         try:
             if path not in decoded:
-                video.read(path, FRAMES, stage.params.video.span)
+                video.read_clip(path, FRAMES, stage.params.video.span)
                 decoded.add(path)
             paths[name] = path
         except VideoError as error:
@@ -253,7 +253,7 @@ def read_source(source: Source, clips: Path) -> Iterator[Sample | BadRow]:
     `clips` is the folder of videos.
     """
     if source.benchmark:
-        yield from benchmarks.read(source.benchmark, source.path)
+        yield from benchmarks.read_benchmark(source.benchmark, source.path)
         return
     ids: set[str] = set()
     for row in dataset_rows(source.path, clips):

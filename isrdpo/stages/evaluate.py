@@ -42,7 +42,7 @@ def evaluate_policy(run: Run, iteration: int) -> None:
         answers = answer(stage, policy, samples)
         stage.count("empty", sum(not row.response.strip() for row in answers))
         limit = stage.params.evaluate.max_new_tokens
-        predictions.write(stage.path("predictions"), answers, samples, limit)
+        predictions.write_predictions(stage.path("predictions"), answers, samples, limit)
         if stage.params.data.benchmark != "none":
             write_benchmark(stage, answers)
         contexts = describe_fixed_pairs(stage, policy, pairs)
@@ -87,7 +87,7 @@ def write_benchmark(stage: Stage, answers: list[Answer]) -> None:
 
     from isrdpo.scoring import benchmark_metrics
 
-    rows = benchmark_metrics.table(stage.params.data.benchmark, answers)
+    rows = benchmark_metrics.benchmark_rows(stage.params.data.benchmark, answers)
     records.write_csv(stage.path("benchmark.csv"), pd.DataFrame(rows, columns=benchmark_metrics.COLUMNS))
 
 

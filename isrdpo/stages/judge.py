@@ -115,7 +115,7 @@ def judge_by_truth(stage: Stage, samples: Samples, pairs: list[Responses]) -> li
             raise RunError(
                 f"judge.method=truth: sample {row.id} has no facts; only Toybox's samples have them"
             )
-        order = claims.better(*(claims.truth(text, facts) for text in row.responses))
+        order = claims.compare_truths(*(claims.truth(text, facts) for text in row.responses))
         if order:
             calls.append(Judgment(row.id, 0, 0 if order > 0 else 1, "truth", None))
     return calls

@@ -44,7 +44,7 @@ class Request:
     def messages(self) -> protocol.Messages:
         """The chat that is sent."""
         row = self.row
-        return protocol.messages(self.protocol, row.question, row.answer, row.response, row.caption)
+        return protocol.score_request(self.protocol, row.question, row.answer, row.response, row.caption)
 
     def characters(self) -> int:
         """How long the chat is."""
@@ -81,7 +81,7 @@ run = score_iteration  # the name by which every stage is started
 def write_scores(log: records.BatchLog, failures: dict[Request, str], path: Path) -> None:
     """Write scores.csv: the figures of all scores on disk."""
     lost = [(request.row.set, request.protocol) for request in failures]
-    scores.write(scores.table(log.rows(), lost), path)
+    scores.write_scores(scores.score_table(log.rows(), lost), path)
 
 
 def read_answers(run: Run, iteration: int) -> list[Prediction]:
@@ -89,11 +89,11 @@ def read_answers(run: Run, iteration: int) -> list[Prediction]:
     captions: dict[str, dict[str, str]] = {}
     for sample in records.read_jsonl(run.file(0, "samples.jsonl"), records.Sample):
         if sample.caption:
-            by_video = captions.setdefault(predictions.set_of(sample.kind), {})
+            by_video = captions.setdefault(predictions.set_from_kind(sample.kind), {})
             by_video[predictions.video_id(sample.video)] = sample.caption
     rows = []
     for path in sorted(run.file(iteration, "predictions").glob("*.jsonl")):
-        rows += predictions.read(path, path.stem, captions.get(path.stem, {}))[0]
+        rows += predictions.read_predictions(path, path.stem, captions.get(path.stem, {}))[0]
     return rows
 
 
@@ -116,7 +116,7 @@ def send(requests: Sequence[Request], log: records.BatchLog, params: Params) -> 
         return {}
     from isrdpo.scoring import scorers
 
-    scorer = scorers.opened(params.score, params.model.device)
+    scorer = scorers.open_scorer(params.score, params.model.device)
     failures: dict[Request, str] = {}
     in_a_row = 0
     for _ in range(2):
@@ -158,7 +158,7 @@ def unsent(requests: Sequence[Request], path: Path) -> list[Request]:
 
 def score_row(request: Request, reply: str, scorer: str, version: str) -> records.Score:
     """A scorer's reply as a row."""
-    verdict = protocol.read(request.protocol, reply)
+    verdict = protocol.read_reply(request.protocol, reply)
     return records.Score(
         id=request.row.id,
         set=request.row.set,
@@ -219,7 +219,7 @@ def score_again(run: Run, settings: Params, iteration: int, redo: bool) -> None:
 
 def summary(run: Run, iteration: int) -> str:
     """The figures of an iteration's scores, for a terminal."""
-    return scores.told(scores.read(run.file(iteration, "scores.csv")))
+    return scores.score_lines(scores.read_scores(run.file(iteration, "scores.csv")))
 
 
 def score_file(path: Path, test: Path, to: Path, params: Params, dry_run: bool) -> str:
@@ -229,8 +229,8 @@ def score_file(path: Path, test: Path, to: Path, params: Params, dry_run: bool) 
     Writes `to`/scores.jsonl and scores.csv, which several sets may share. A dry run returns an estimate; it
     sends and writes nothing.
     """
-    name = predictions.set_of(predictions.set_name(test.name))
-    rows, left_out = predictions.read(path, name, read_captions(test))
+    name = predictions.set_from_kind(predictions.set_from_file(test.name))
+    rows, left_out = predictions.read_predictions(path, name, read_captions(test))
     requests = make_requests(rows, params.score)
     duplicates = len(requests) - len({(request.row.id, request.protocol) for request in requests})
     if duplicates:
@@ -249,7 +249,7 @@ def score_file(path: Path, test: Path, to: Path, params: Params, dry_run: bool) 
             f"the same command sends them again; the last: {list(failures.values())[-1]}"
         )
     return (
-        f"{scores.told(scores.read(to / 'scores.csv'))}\n"
+        f"{scores.score_lines(scores.read_scores(to / 'scores.csv'))}\n"
         f"{left_out} predictions left out (no success, or no caption); "
         f"all in {display_path(to / 'scores.csv')}"
     )

@@ -1,9 +1,8 @@
 """The world: scenes of moving shapes, rendered to real H.264 mp4 files, and the rows made of them.
 
-A scene is a plain dictionary (it travels in the rows as `facts`):
-`{"background", "axis", "objects": [{"shape", "color", "size", "motion"}, ...]}`. Objects stand along `axis` in list order (top to
-bottom, or left to right); shapes and colors are unique within a scene, so "the circle" and "the red object" name one object.
-Everything is deterministic by seed. Scenes of base training, the loop and evaluation are disjoint: a hash of the facts decides.
+A scene is a plain dictionary (`isrdpo.toybox.facts.Scene`); it travels in the rows as `facts`. Everything is
+deterministic by seed. Scenes of base training, the loop and evaluation are disjoint: a hash of the scene
+decides.
 """
 
 import hashlib
@@ -15,25 +14,44 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from isrdpo.core.folders import atomic_file
 from isrdpo.core.records import FixedPair, Sample
-from isrdpo.toybox import language
+from isrdpo.toybox import facts, language, writers
+from isrdpo.toybox.facts import Scene, Thing
 
-SIZE, FPS, FRAMES = 96, 4, 12  # pixels a side; frames a second; frames a clip (3 s)
+SIZE = 96  # pixels a side
+FPS = 4
+FRAMES = 12  # of a clip: 3 seconds
 COLORS = {
-    "red": (215, 40, 45), "orange": (240, 140, 35), "yellow": (235, 215, 50),
-    "green": (45, 175, 65), "blue": (45, 85, 225), "purple": (150, 60, 190),
-}  # fmt: skip
-LOOKALIKE = {"red": "orange", "orange": "yellow", "yellow": "orange", "green": "blue", "blue": "purple", "purple": "blue"}
+    "red": (215, 40, 45),
+    "orange": (240, 140, 35),
+    "yellow": (235, 215, 50),
+    "green": (45, 175, 65),
+    "blue": (45, 85, 225),
+    "purple": (150, 60, 190),
+}
+LOOKALIKE = {
+    "red": "orange",
+    "orange": "yellow",
+    "yellow": "orange",
+    "green": "blue",
+    "blue": "purple",
+    "purple": "blue",
+}
 BACKGROUNDS = {"black": (12, 12, 12), "white": (238, 238, 238), "gray": (125, 125, 125)}
-SHAPES = ("circle", "square", "triangle", "cross")
-SIZES = {"small": (10.0, 12.5), "large": (17.0, 20.0)}  # radius in pixels; 4/5 of it where there are three objects
+BAR = (70, 55, 45)  # the color of what stands in front of the objects
+RADII = {"small": (10.0, 12.5), "large": (17.0, 20.0)}  # in pixels
+CROWDED = 0.8  # of that radius, where there are three objects
 MOTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
 SPLITS = {"evaluate": range(0, 2), "loop": range(2, 5), "base": range(5, 20)}  # twentieths of all scenes
-ENCODER = {"preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}  # the macroblock tree's rounding differs from call to call
-RENDERING = 3  # raise it when the pixels of a scene change: it is part of a clip's name
+PAIRS_SEED = 1_000_003  # is added to the seed, so that fixed pairs and questions are about different scenes
+# No macroblock tree: its rounding differs from call to call, and a scene is to give the same bytes.
+ENCODER = {"preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
+RENDERING = 3  # part of a clip's name; raise it when the pixels of a scene change
 
 
 @dataclass(frozen=True)
@@ -47,138 +65,200 @@ class Difficulty:
     objects: tuple[float, float, float] = (0.1, 0.8, 0.1)  # shares of scenes with 1, 2, 3 objects
 
 
-def scene(rng: random.Random, difficulty: Difficulty) -> dict:
-    """Draw one scene's facts."""
+class Painting(NamedTuple):
+    """A scene without noise or bar."""
+
+    pixels: np.ndarray  # float32 [FRAMES, SIZE, SIZE, 3]
+    owner: (
+        np.ndarray
+    )  # int8 [FRAMES, SIZE, SIZE]: the index of the object that each pixel shows, -1 the background
+    rng: np.random.Generator  # goes on to draw the nuisances
+
+
+def draw_scene(rng: random.Random, difficulty: Difficulty) -> Scene:
+    """Draw one scene."""
     count = rng.choices((1, 2, 3), difficulty.objects)[0]
-    shapes, colors = rng.sample(SHAPES, count), rng.sample(list(COLORS), count)
-    objects = [
-        {"shape": s, "color": c, "size": rng.choice(list(SIZES)), "motion": rng.choice(list(MOTIONS))}
-        for s, c in zip(shapes, colors, strict=True)
-    ]
-    return {"background": rng.choice(list(BACKGROUNDS)), "axis": rng.choice(("vertical", "horizontal")), "objects": objects}
+    shapes = rng.sample(facts.SHAPES, count)
+    colors = rng.sample(facts.COLORS, count)
+    objects: list[Thing] = []
+    for shape, color in zip(shapes, colors, strict=True):
+        size = rng.choice(facts.SIZES)
+        motion = rng.choice(facts.MOTIONS)
+        objects.append({"shape": shape, "color": color, "size": size, "motion": motion})
+    background = rng.choice(facts.BACKGROUNDS)
+    axis = rng.choice(facts.AXES)
+    return {"background": background, "axis": axis, "objects": objects}
 
 
 def digest(*parts: object) -> str:
-    """A name for anything JSON can write; the same on every machine."""
+    """Return a SHA-256 in hex of anything that JSON can write, the same on every machine."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def scenes(split: str, seed: int, difficulty: Difficulty) -> Iterator[dict]:
-    """Endless distinct scenes of one split, the same for the same seed."""
-    rng, seen = random.Random(f"toybox-{split}-{seed}"), set()
+def scenes(split: str, seed: int, difficulty: Difficulty) -> Iterator[Scene]:
+    """Yield distinct scenes of one split without end, the same for the same seed."""
+    rng = random.Random(f"toybox-{split}-{seed}")
+    names: set[str] = set()
     while True:
-        facts = scene(rng, difficulty)
-        name = digest(facts)
-        if int(name[:8], 16) % 20 in SPLITS[split] and name not in seen:
-            seen.add(name)
-            yield facts
+        scene = draw_scene(rng, difficulty)
+        name = digest(scene)
+        if int(name[:8], 16) % 20 in SPLITS[split] and name not in names:
+            names.add(name)
+            yield scene
 
 
-def _mask(shape: str, dx: np.ndarray, dy: np.ndarray, r: float) -> np.ndarray:
+def _mask(shape: str, dx: np.ndarray, dy: np.ndarray, radius: float) -> np.ndarray:
+    """Whether a shape covers the pixels at a distance (dx, dy) from its center."""
     if shape == "circle":
-        return dx**2 + dy**2 <= r**2
+        return dx**2 + dy**2 <= radius**2
     if shape == "square":
-        return (abs(dx) <= 0.9 * r) & (abs(dy) <= 0.9 * r)
+        return (abs(dx) <= 0.9 * radius) & (abs(dy) <= 0.9 * radius)
     if shape == "triangle":
-        return (dy <= 0.8 * r) & (dy >= -r) & (abs(dx) <= 0.6 * (dy + r))
-    return ((abs(dx) <= 0.28 * r) & (abs(dy) <= r)) | ((abs(dy) <= 0.28 * r) & (abs(dx) <= r))
+        return (dy <= 0.8 * radius) & (dy >= -radius) & (abs(dx) <= 0.6 * (dy + radius))
+    upright = (abs(dx) <= 0.28 * radius) & (abs(dy) <= radius)
+    level = (abs(dy) <= 0.28 * radius) & (abs(dx) <= radius)
+    return upright | level
 
 
-def paint(facts: dict, seed: int, difficulty: Difficulty) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
-    """The scene without noise or bar: float32 [FRAMES, SIZE, SIZE, 3]; which object each pixel belongs to, int8 [FRAMES, SIZE, SIZE] (its
-    index, -1 the background); and the generator that goes on drawing its nuisances."""
-    rng = np.random.default_rng([seed, int(digest(facts)[:12], 16)])
+def paint(scene: Scene, seed: int, difficulty: Difficulty) -> Painting:
+    """Paint a scene's objects over its background."""
+    rng = np.random.default_rng([seed, int(digest(scene)[:12], 16)])
+    pixels = np.empty((FRAMES, SIZE, SIZE, 3), np.float32)
+    pixels[:] = BACKGROUNDS[scene["background"]]
+    owner = np.full((FRAMES, SIZE, SIZE), -1, np.int8)
+    for index in range(len(scene["objects"])):
+        _paint_object(pixels, owner, scene, index, rng, difficulty)
+    return Painting(pixels, owner, rng)
+
+
+def _paint_object(
+    pixels: np.ndarray,
+    owner: np.ndarray,
+    scene: Scene,
+    index: int,
+    rng: np.random.Generator,
+    difficulty: Difficulty,
+) -> None:
+    """Paint one object into `pixels` and `owner`."""
+    thing = scene["objects"][index]
+    count = len(scene["objects"])
+    vertical = scene["axis"] == "vertical"
+    # the order of the draws is part of what a seed means
+    radius = rng.uniform(*RADII[thing["size"]]) * (CROWDED if count == 3 else 1.0)
+    lean = rng.uniform(0, 0.5 * difficulty.lookalike)
+    color = (1 - lean) * np.array(COLORS[thing["color"]]) + lean * np.array(COLORS[LOOKALIKE[thing["color"]]])
+    along = SIZE * (index + 0.5) / count + rng.uniform(-3, 3)
+    across = SIZE / 2 + rng.uniform(-8, 8)
+    center = np.array((across, along) if vertical else (along, across))
+    direction = np.array(MOTIONS[thing["motion"]], float)
+    crosswise = vertical == (direction[0] != 0)
+    reach = rng.uniform(18, 24) if crosswise else rng.uniform(8, 11)  # less where others stand in the way
     y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
-    video, owner = np.empty((FRAMES, SIZE, SIZE, 3), np.float32), np.full((FRAMES, SIZE, SIZE), -1, np.int8)
-    video[:] = BACKGROUNDS[facts["background"]]
-    count = len(facts["objects"])
-    for place, thing in enumerate(facts["objects"]):
-        radius, lean = rng.uniform(*SIZES[thing["size"]]) * (0.8 if count == 3 else 1.0), rng.uniform(0, 0.5 * difficulty.lookalike)
-        color = (1 - lean) * np.array(COLORS[thing["color"]]) + lean * np.array(COLORS[LOOKALIKE[thing["color"]]])
-        along = SIZE * (place + 0.5) / count + rng.uniform(-3, 3)
-        across = SIZE / 2 + rng.uniform(-8, 8)
-        center = np.array((across, along) if facts["axis"] == "vertical" else (along, across))
-        direction = np.array(MOTIONS[thing["motion"]], float)
-        crosswise = (facts["axis"] == "vertical") == (direction[0] != 0)
-        reach = rng.uniform(18, 24) if crosswise else rng.uniform(8, 11)
-        for t, u in enumerate(np.linspace(-1, 1, FRAMES)):
-            cx, cy = center + u * reach * direction
-            covered = _mask(thing["shape"], x - cx, y - cy, radius)
-            video[t][covered], owner[t][covered] = color, place
-    return video, owner, rng
+    for frame, progress in enumerate(np.linspace(-1, 1, FRAMES)):
+        center_x, center_y = center + progress * reach * direction
+        mask = _mask(thing["shape"], x - center_x, y - center_y, radius)
+        pixels[frame][mask] = color
+        owner[frame][mask] = index
 
 
-def render(facts: dict, seed: int, difficulty: Difficulty) -> np.ndarray:
-    """uint8 [FRAMES, SIZE, SIZE, 3]: the scene with the nuisances of `difficulty`."""
-    video, _, rng = paint(facts, seed, difficulty)
+def render(scene: Scene, seed: int, difficulty: Difficulty) -> np.ndarray:
+    """Return a clip's frames, uint8 [FRAMES, SIZE, SIZE, 3]: the scene with the nuisances of `difficulty`."""
+    pixels, _, rng = paint(scene, seed, difficulty)
     y, x = np.mgrid[0:SIZE, 0:SIZE]
     if rng.random() < difficulty.occlusion:
-        start, width = rng.uniform(15, 70), rng.uniform(6, 10)
-        line = x if rng.random() < 0.5 else y
-        video[:, (line >= start) & (line < start + width)] = (70, 55, 45)
-    video += difficulty.noise * rng.standard_normal(video.shape, np.float32)
-    return np.clip(video, 0, 255).astype(np.uint8)
+        start = rng.uniform(15, 70)
+        width = rng.uniform(6, 10)
+        position = x if rng.random() < 0.5 else y
+        pixels[:, (position >= start) & (position < start + width)] = BAR
+    pixels += difficulty.noise * rng.standard_normal(pixels.shape, np.float32)
+    return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
-def clip_name(facts: dict, seed: int, difficulty: Difficulty) -> str:
-    """The clip's file name: a digest of everything its pixels depend on."""
-    nuisances = {k: v for k, v in asdict(difficulty).items() if k != "objects"}
-    return f"{digest(facts, seed, nuisances, RENDERING)[:24]}.mp4"
+def clip_name(scene: Scene, seed: int, difficulty: Difficulty) -> str:
+    """Return the clip's file name: a digest of everything that its pixels depend on."""
+    nuisances = {name: value for name, value in asdict(difficulty).items() if name != "objects"}
+    return f"{digest(scene, seed, nuisances, RENDERING)[:24]}.mp4"
 
 
-def _write_clip(job: tuple[dict, int, Difficulty, Path]) -> None:
-    import av
-
-    facts, seed, difficulty, path = job
-    part = path.with_suffix(f".{os.getpid()}.part")
-    with av.open(str(part), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=FPS, options=ENCODER | {"crf": str(difficulty.crf)})
-        stream.width = stream.height = SIZE
-        stream.pix_fmt = "yuv420p"
-        for frame in render(facts, seed, difficulty):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    os.replace(part, path)
-
-
-def write_clips(scenes: list[dict], seed: int, difficulty: Difficulty, folder: Path) -> list[str]:
-    """Write the clips that `folder` does not hold yet, on all cores; returns their file names, in order."""
+def write_clips(scenes: list[Scene], seed: int, difficulty: Difficulty, folder: Path) -> list[str]:
+    """Write the clips that `folder` lacks, on all cores, and return the file names of all, in order."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = [clip_name(facts, seed, difficulty) for facts in scenes]
-    missing = {name: facts for facts, name in zip(scenes, names, strict=True) if not (folder / name).exists()}
-    jobs = [(facts, seed, difficulty, folder / name) for name, facts in missing.items()]
+    names = [clip_name(scene, seed, difficulty) for scene in scenes]
+    missing = {name: scene for name, scene in zip(names, scenes, strict=True) if not (folder / name).exists()}
+
+    def write(name: str) -> None:
+        """Render and write one missing clip."""
+        _write_clip(folder / name, render(missing[name], seed, difficulty), difficulty.crf)
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy and the encoder release the interpreter lock
-        list(pool.map(_write_clip, jobs))
+        list(pool.map(write, missing))
     return names
 
 
-def samples(split: str, count: int, seed: int, difficulty: Difficulty, folder: Path, start: int = 0) -> list[Sample]:
-    """`count` questions of a split ("loop", "evaluate" or "base") from number `start` on, each about a clip of its own, with the scene's facts."""
-    source, rng = scenes(split, seed, difficulty), random.Random(f"questions-{split}-{seed}")
-    chosen = [(facts, language.ask(facts, rng)) for facts in islice(source, start + count)][start:]
-    names = write_clips([facts for facts, _ in chosen], seed, difficulty, folder)
+def _write_clip(path: Path, frames: np.ndarray, crf: int) -> None:
+    """Encode frames, uint8 [FRAMES, SIZE, SIZE, 3], as an mp4 file."""
+    import av
+
+    with atomic_file(path) as part, av.open(str(part), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=FPS, options=ENCODER | {"crf": str(crf)})
+        stream.width = SIZE
+        stream.height = SIZE
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def samples(
+    split: str, count: int, seed: int, difficulty: Difficulty, folder: Path, start: int = 0
+) -> list[Sample]:
+    """Draw the questions of a split ("loop", "evaluate" or "base"), and write their clips.
+
+    Returns `count` of them from number `start` on. Each is about a clip of its own, and carries the scene's
+    facts.
+    """
+    rng = random.Random(f"questions-{split}-{seed}")
+    queries = []
+    for scene in islice(scenes(split, seed, difficulty), start + count):
+        queries.append((scene, language.draw_query(scene, rng)))
+    queries = queries[start:]
+    names = write_clips([scene for scene, _ in queries], seed, difficulty, folder)
     rows = []
-    for number, ((facts, asked), name) in enumerate(zip(chosen, names, strict=True), start):
-        reference = language.statement(facts, asked)
-        rows.append(Sample(
-            id=f"{split}-{seed}-{number:05d}", video=name, question=language.question(facts, asked), answer=reference,
-            kind=asked["kind"], caption=language.description(facts), facts={"scene": facts, "asked": asked},
-        ))  # fmt: skip
+    for number, ((scene, query), name) in enumerate(zip(queries, names, strict=True), start):
+        row = Sample(
+            id=f"{split}-{seed}-{number:05d}",
+            video=name,
+            question=language.question(scene, query),
+            answer=language.statement(scene, query),
+            kind=query["kind"],
+            caption=language.description(scene),
+            facts={"scene": scene, "asked": query},
+        )
+        rows.append(row)
     return rows
 
 
 def fixed_pairs(count: int, seed: int, difficulty: Difficulty, folder: Path) -> list[FixedPair]:
-    """Held-out answer pairs that differ in the truth of the main claim; the truer one is the shorter in every second pair."""
-    source, rng = scenes("evaluate", seed + 1_000_003, difficulty), random.Random(f"pairs-{seed}")
-    chosen = [next(source) for _ in range(count)]
-    names = write_clips(chosen, seed, difficulty, folder)
+    """Draw held-out pairs of answers that differ in the truth of the main claim, and write their clips.
+
+    The truer answer is the longer one in every second pair.
+    """
+    rng = random.Random(f"pairs-{seed}")
+    held_out = list(islice(scenes("evaluate", seed + PAIRS_SEED, difficulty), count))
+    names = write_clips(held_out, seed, difficulty, folder)
     rows = []
-    for number, (facts, name) in enumerate(zip(chosen, names, strict=True)):
-        asked = language.ask(facts, rng)
-        good, bad = language.pair(facts, asked, rng, better_longer=number % 2 == 0, differ="main")
+    for number, (scene, name) in enumerate(zip(held_out, names, strict=True)):
+        query = language.draw_query(scene, rng)
+        longer = number % 2 == 0
+        better, worse = writers.answer_pair(scene, query, rng, longer, writers.Difference.MAIN)
         truer = rng.randrange(2)
-        rows.append(FixedPair(
-            id=f"fixed-{seed}-{number:05d}", video=name, question=language.question(facts, asked),
-            responses=[good, bad] if truer == 0 else [bad, good], truer=truer, facts={"scene": facts, "asked": asked},
-        ))  # fmt: skip
+        row = FixedPair(
+            id=f"fixed-{seed}-{number:05d}",
+            video=name,
+            question=language.question(scene, query),
+            responses=[better, worse] if truer == 0 else [worse, better],
+            truer=truer,
+            facts={"scene": scene, "asked": query},
+        )
+        rows.append(row)
     return rows

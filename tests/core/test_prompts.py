@@ -6,24 +6,32 @@ from isrdpo.core import prompts
 
 
 def test_the_one_turn_prompt_is_the_reference_s() -> None:
-    made = prompts.conversation("What moves?")
-    assert made == f"{prompts.SYSTEM} USER: <video>\nWhat moves? ASSISTANT:"
-    assert prompts.conversation("What moves?", video=False) == f"{prompts.SYSTEM} USER: What moves? ASSISTANT:"
+    assert prompts.conversation("What moves?") == f"{prompts.SYSTEM} USER: <video>\nWhat moves? ASSISTANT:"
+    text_only = prompts.conversation("What moves?", video=False)
+    assert text_only == f"{prompts.SYSTEM} USER: What moves? ASSISTANT:"
 
 
-@pytest.mark.parametrize("request_", ["<video>\nWhat?", "What?<video>", "What?\n<video>", " <video> What? <image> ", "What?"])
-def test_wherever_the_tag_stood_it_comes_once_and_first(request_: str) -> None:
-    assert prompts.conversation(request_) == prompts.conversation("What?")
+@pytest.mark.parametrize(
+    "text",
+    ["<video>\nWhat?", "What?<video>", "What?\n<video>", " <video> What? <image> ", "What?"],
+)
+def test_wherever_the_tag_stood_it_comes_once_and_first(text: str) -> None:
+    assert prompts.conversation(text) == prompts.conversation("What?")
 
 
 def test_a_model_s_text_never_adds_a_video_to_a_prompt() -> None:
-    asked = prompts.judge_request(prompts.JUDGE, "What?", "<video> red", "blue <image>", "<video><video>")
-    assert prompts.conversation(asked).count("<video>") == 1 and "<image>" not in prompts.conversation(asked)
+    request = prompts.judge_request(prompts.JUDGE, "What?", "<video> red", "blue <image>", "<video><video>")
+    conversation = prompts.conversation(request)
+    assert conversation.count("<video>") == 1
+    assert "<image>" not in conversation
 
 
 def test_braces_in_a_model_s_text_are_text() -> None:
-    made = prompts.judge_request(prompts.JUDGE, "{first}?", "{second}", "{context}", "{question}")
-    assert made.startswith("Description of the video: {question} Question: {first}? Response A: {second} Response B: {context} ")
+    request = prompts.judge_request(prompts.JUDGE, "{first}?", "{second}", "{context}", "{question}")
+    expected = (
+        "Description of the video: {question} Question: {first}? Response A: {second} Response B: {context} "
+    )
+    assert request.startswith(expected)
 
 
 def test_the_default_templates_have_exactly_the_slots_that_are_filled() -> None:
@@ -31,18 +39,30 @@ def test_the_default_templates_have_exactly_the_slots_that_are_filled() -> None:
     assert prompts.slot_names(prompts.RETROSPECTION) == {"previous"}
     assert prompts.slot_names(prompts.JUDGE) == {"context", "question", "first", "second"}
     assert prompts.slot_names(prompts.JUDGE_WITHOUT_CONTEXT) == {"question", "first", "second"}
-    assert not prompts.slot_names(prompts.retrospection_request(prompts.RETROSPECTION, " A red circle. "))
+    request = prompts.retrospection_request(prompts.RETROSPECTION, " A red circle. ")
+    assert not prompts.slot_names(request)
 
 
 def test_without_a_description_the_judge_is_told_of_none() -> None:
-    made = prompts.judge_request(prompts.JUDGE_WITHOUT_CONTEXT, "What?", "Red.", "Blue.", None)
-    assert "Description" not in made and made.endswith("Response A: Red. Response B: Blue. Which response is better, A or B?")
+    request = prompts.judge_request(prompts.JUDGE_WITHOUT_CONTEXT, "What?", "Red.", "Blue.", None)
+    assert "Description" not in request
+    assert request.endswith("Response A: Red. Response B: Blue. Which response is better, A or B?")
 
 
 def test_the_two_replies_are_read_as_what_they_say() -> None:
     assert [prompts.parse_choice(reply) for reply in prompts.REPLIES] == [0, 1]
 
 
-@pytest.mark.parametrize("reply", ["My choice is C.", "Neither.", "Both responses are good.", "My choice is", "1", "My choice is A. No, B is better: my choice is B."])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "My choice is C.",
+        "Neither.",
+        "Both responses are good.",
+        "My choice is",
+        "1",
+        "My choice is A. No, B is better: my choice is B.",
+    ],
+)
 def test_a_reply_that_names_neither_or_both_is_not_read(reply: str) -> None:
     assert prompts.parse_choice(reply) is None

@@ -21,8 +21,12 @@ def test_round_trip(tmp_path: Path) -> None:
 
 def test_a_row_that_cannot_be_read_says_where(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"id": "1", "responses": ["a", "b"], "context": null, "previous_context": null}\n{"id": "2"}\n')
-    with pytest.raises(records.RecordError, match=r"rows.jsonl:2: not a Responses row .*its fields are: id, responses, context, previous_context"):
+    path.write_text(
+        '{"id": "1", "responses": ["a", "b"], "context": null, "previous_context": null}\n{"id": "2"}\n'
+    )
+    fields = "id, responses, context, previous_context"
+    says = rf"rows.jsonl:2: not a Responses row .*its fields are: {fields}"
+    with pytest.raises(records.RecordError, match=says):
         records.read_jsonl(path, Responses)
     path.write_text("{torn")
     with pytest.raises(records.RecordError, match=r"rows.jsonl:1: not a Sample row"):
@@ -37,25 +41,33 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
     records.write_jsonl(path, [{"a": 1}])
     with pytest.raises(UnicodeEncodeError):
         records.write_text(path, "half\ud800")
-    assert records.read_jsonl(path, dict) == [{"a": 1}] and list(tmp_path.iterdir()) == [path]
+    assert records.read_jsonl(path, dict) == [{"a": 1}]
+    assert list(tmp_path.iterdir()) == [path]
 
 
-BATCHES = [[Judgment(f"{b}{r}", 0, r, ODD, [0.1, -2.5]) for r in range(rows)] for b, rows in enumerate((3, 0, 2, 3))]
+def batch_of(number: int, size: int) -> list[Judgment]:
+    return [Judgment(f"{number}{row}", 0, row, ODD, [0.1, -2.5]) for row in range(size)]
 
 
-def undisturbed(path: Path) -> bytes:
+BATCHES = [batch_of(number, size) for number, size in enumerate((3, 0, 2, 3))]
+
+
+def write_whole(path: Path) -> bytes:
+    """The bytes of a log that nothing disturbed."""
     log = BatchLog(path, Judgment, 3)
     for batch in BATCHES:
         log.append(batch)
-    assert log.done == 4 and log.rows() == [row for batch in BATCHES for row in batch]
+    assert log.done == 4
+    assert log.rows() == sum(BATCHES, [])
     return path.read_bytes()
 
 
 def test_a_log_torn_anywhere_ends_with_the_same_bytes(tmp_path: Path) -> None:
     """The file cut at every byte of its tail, the journal whole or torn: what is not sure is made again."""
-    whole = undisturbed(tmp_path / "whole.jsonl")
+    whole = write_whole(tmp_path / "whole.jsonl")
     journal = (tmp_path / ".whole.jsonl.journal").read_bytes()
-    path, beside = tmp_path / "log.jsonl", tmp_path / ".log.jsonl.journal"
+    path = tmp_path / "log.jsonl"
+    beside = tmp_path / ".log.jsonl.journal"
     for file_end in [*range(0, len(whole), 151), len(whole)]:
         for journal_end in range(0, len(journal) + 1, 3):
             path.write_bytes(whole[:file_end])
@@ -74,13 +86,16 @@ def test_lines_beyond_the_last_whole_batch_are_cut(tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.write(b'{"id": "whole", "order": 0, "choice": 0, "reply": "", "scores": null}\n{"id": "to')
     again = BatchLog(path, Judgment, 3)
-    assert again.done == 1 and path.stat().st_size == size and again.rows() == BATCHES[0]
+    assert again.done == 1
+    assert path.stat().st_size == size
+    assert again.rows() == BATCHES[0]
 
 
 def test_another_batch_size_starts_again(tmp_path: Path) -> None:
-    undisturbed(tmp_path / "log.jsonl")
+    write_whole(tmp_path / "log.jsonl")
     log = BatchLog(tmp_path / "log.jsonl", Judgment, 2)
-    assert log.done == 0 and log.rows() == []
+    assert log.done == 0
+    assert log.rows() == []
 
 
 @pytest.mark.parametrize("journal", ["", "x y\n", "3 -5\n", "3 99999999\n", "3\n", "3 1 1\n", "\xff\n"])

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from isrdpo.core.clips import find_clip
-from isrdpo.formats import video
+from isrdpo.core.errors import VideoError
+from isrdpo.formats.video import clip_seconds, read_clip, shrink_clip
 
 
 def make_clip(path: Path, count: int = 60, rate: int = 10, options: dict | None = None) -> Path:
@@ -17,9 +18,13 @@ def make_clip(path: Path, count: int = 60, rate: int = 10, options: dict | None 
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream("libx264", rate=rate)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.width = 64
+        stream.height = 48
+        stream.pix_fmt = "yuv420p"
         for number in range(count):
-            frame = np.full((48, 64, 3), number * 4 % 240, np.uint8) + rng.integers(0, 8, (48, 64, 3), dtype=np.uint8)
+            frame = np.full((48, 64, 3), number * 4 % 240, np.uint8) + rng.integers(
+                0, 8, (48, 64, 3), dtype=np.uint8
+            )
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     return path
@@ -48,31 +53,32 @@ def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_whole_clip(clip: Path, decoder: str) -> None:
-    found = video.read(clip, 8)
-    chosen = np.linspace(0, 59, 8, dtype=int)
-    assert found.decoder == decoder
-    assert found.frames.shape == (8, 48, 64, 3) and found.frames.dtype == np.uint8
-    np.testing.assert_allclose(found.times, chosen / 10, atol=1e-6)
-    np.testing.assert_allclose(found.frames.mean(axis=(1, 2, 3)), chosen * 4 + 3.5, atol=4)
+    sampled = read_clip(clip, 8)
+    indices = np.linspace(0, 59, 8, dtype=int)
+    assert sampled.decoder == decoder
+    assert sampled.frames.shape == (8, 48, 64, 3) and sampled.frames.dtype == np.uint8
+    np.testing.assert_allclose(sampled.times, indices / 10, atol=1e-6)
+    np.testing.assert_allclose(sampled.frames.mean(axis=(1, 2, 3)), indices * 4 + 3.5, atol=4)
 
 
 def test_first_ten_seconds(tmp_path: Path, decoder: str) -> None:
     path = make_clip(tmp_path / "long.mp4", count=75, rate=5)
-    assert video.read(path, 4, "first_10s").times.tolist() == pytest.approx([0, 3.2, 6.4, 9.8])
-    assert video.read(path, 4, "whole").times[-1] == pytest.approx(14.8)
+    assert read_clip(path, 4, "first_10s").times.tolist() == pytest.approx([0, 3.2, 6.4, 9.8])
+    assert read_clip(path, 4, "whole").times[-1] == pytest.approx(14.8)
     with pytest.raises(ValueError, match="span 'middle' is not one of whole, first_10s"):
-        video.read(path, 4, "middle")
+        read_clip(path, 4, "middle")
 
 
 def test_short_clips_repeat_frames(tmp_path: Path, decoder: str) -> None:
     path = make_clip(tmp_path / "short.mp4", count=3)
-    assert video.read(path, 8).times.tolist() == pytest.approx([0, 0, 0, 0, 0.1, 0.1, 0.1, 0.2])
-    assert video.read(make_clip(tmp_path / "one.mp4", count=1), 4).times.tolist() == [0, 0, 0, 0]
+    assert read_clip(path, 8).times.tolist() == pytest.approx([0, 0, 0, 0, 0.1, 0.1, 0.1, 0.2])
+    assert read_clip(make_clip(tmp_path / "one.mp4", count=1), 4).times.tolist() == [0, 0, 0, 0]
 
 
 def test_a_container_that_states_no_length(tmp_path: Path, decoder: str) -> None:
     path = make_clip(tmp_path / "clip.mkv")
-    np.testing.assert_allclose(video.read(path, 8).times, np.linspace(0, 59, 8, dtype=int) / 10, atol=2e-3)
+    indices = np.linspace(0, 59, 8, dtype=int)
+    np.testing.assert_allclose(read_clip(path, 8).times, indices / 10, atol=2e-3)
 
 
 @pytest.mark.parametrize("kind", ["cut", "no index", "damaged", "text", "empty", "sound"])
@@ -82,7 +88,6 @@ def test_a_broken_file_is_one_clear_line(tmp_path: Path, decoder: str, kind: str
     if kind in ("cut", "no index"):
         content = content[: len(content) * 6 // 10]
     elif kind == "damaged":
-        content[len(content) // 2 :][:3000] = b""
         content[len(content) // 2 : len(content) // 2 + 3000] = b"\x55" * 3000
     elif kind == "text":
         content = bytearray(b"not a video\n" * 100)
@@ -96,45 +101,53 @@ def test_a_broken_file_is_one_clear_line(tmp_path: Path, decoder: str, kind: str
             sound.sample_rate = 8000
             container.mux(stream.encode(sound))
             container.mux(stream.encode())
-    with pytest.raises(video.VideoError) as error:
-        video.read(path, 8)
-    assert (
-        str(path) in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < len(str(path)) + 80
-    )
+    with pytest.raises(VideoError) as error:
+        read_clip(path, 8)
+    message = str(error.value)
+    assert str(path) in message and "\n" not in message and len(message) < len(str(path)) + 80
 
 
 def test_frame_folders(tmp_path: Path) -> None:
     folder = make_frames(tmp_path / "frames", 20)
     (folder / ".DS_Store").write_bytes(b"x")
-    found = video.read(folder, 8)
-    chosen = np.linspace(0, 19, 8, dtype=int)
-    assert found.decoder == "frames" and found.frames[:, 0, 0, 0].tolist() == (chosen * 10).tolist()
-    assert found.times.tolist() == (chosen / 2).tolist()
-    assert video.read(make_frames(tmp_path / "five", 5), 8).frames[:, 0, 0, 0].tolist() == [
-        0,
-        0,
-        10,
-        10,
-        20,
-        20,
-        30,
-        40,
-    ]
+    clip = read_clip(folder, 8)
+    indices = np.linspace(0, 19, 8, dtype=int)
+    assert clip.decoder == "frames"
+    assert clip.frames[:, 0, 0, 0].tolist() == (indices * 10).tolist()
+    assert clip.times.tolist() == (indices / 2).tolist()
+    five = read_clip(make_frames(tmp_path / "five", 5), 8)
+    assert five.frames[:, 0, 0, 0].tolist() == [0, 0, 10, 10, 20, 20, 30, 40]
+
+
+def test_frames_above_a_number_of_pixels_are_scaled_down(tmp_path: Path) -> None:
+    clip = read_clip(make_frames(tmp_path / "frames", 4, size=(40, 20)), 3)
+    small = shrink_clip(clip, 200)
+    assert small.frames.shape == (3, 10, 20, 3) and small.frames.dtype == np.uint8
+    assert small.times is clip.times
+    assert shrink_clip(clip, 800) is clip and shrink_clip(clip, 0) is clip
+
+
+def test_how_long_a_clip_is(tmp_path: Path, clip: Path) -> None:
+    assert clip_seconds(clip) == pytest.approx(6.0, abs=0.1)
+    assert clip_seconds(make_frames(tmp_path / "frames", 9)) == 4.5
+    (tmp_path / "torn.mp4").write_bytes(b"not a video")
+    with pytest.raises(VideoError, match=r"torn\.mp4: not a readable video"):
+        clip_seconds(tmp_path / "torn.mp4")
 
 
 def test_faulty_frame_folders(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(video.VideoError, match="empty: a folder without frames"):
-        video.read(tmp_path / "empty", 8)
+    with pytest.raises(VideoError, match="empty: a folder without frames"):
+        read_clip(tmp_path / "empty", 8)
     torn = make_frames(tmp_path / "torn", 2) / "c01_0002.png"
     torn.write_bytes(torn.read_bytes()[:40])
-    with pytest.raises(video.VideoError, match=r"c01_0002.png: not a readable picture"):
-        video.read(tmp_path / "torn", 8)
+    with pytest.raises(VideoError, match=r"c01_0002.png: not a readable picture"):
+        read_clip(tmp_path / "torn", 8)
     Image.new("RGB", (7, 7)).save(make_frames(tmp_path / "mixed", 2) / "c01_0003.png")
-    with pytest.raises(video.VideoError, match="of another size than c01_0001.png"):
-        video.read(tmp_path / "mixed", 8)
-    with pytest.raises(video.VideoError, match="gone.mp4: no such video"):
-        video.read(tmp_path / "gone.mp4", 8)
+    with pytest.raises(VideoError, match="of another size than c01_0001.png"):
+        read_clip(tmp_path / "mixed", 8)
+    with pytest.raises(VideoError, match="gone.mp4: no such video"):
+        read_clip(tmp_path / "gone.mp4", 8)
 
 
 def test_resolve(tmp_path: Path, clip: Path) -> None:
@@ -148,14 +161,15 @@ def test_resolve(tmp_path: Path, clip: Path) -> None:
     assert find_clip(root, "two.dots") == root / "two.dots.webm"
     assert find_clip(root, "test/../plain.mp4").resolve() == root / "plain.mp4"
     for missing in ("gone", "test", "test/webvid", "", ".", "x" * 300, "a\0b"):
-        with pytest.raises(video.VideoError):
+        with pytest.raises(VideoError):
             find_clip(root, missing)
-    with pytest.raises(video.VideoError, match=r"gone: no such video \(nor with .mp4"):
+    with pytest.raises(VideoError, match=r"gone: no such video \(nor with .mp4"):
         find_clip(root, "gone")
 
 
 def test_resolve_never_leaves_the_root(tmp_path: Path, clip: Path) -> None:
-    root, outside = tmp_path / "videos", make_frames(tmp_path / "outside", 2)
+    root = tmp_path / "videos"
+    outside = make_frames(tmp_path / "outside", 2)
     make_frames(root / "mixed", 2)
     (outside / "secret.mp4").write_bytes(clip.read_bytes())
     (root / "link.mp4").symlink_to(outside / "secret.mp4")
@@ -163,11 +177,19 @@ def test_resolve_never_leaves_the_root(tmp_path: Path, clip: Path) -> None:
     (root / "folder").symlink_to(outside)
     (root / "mixed" / "c01_0003.png").symlink_to(outside / "c01_0001.png")
     (root / "loop").symlink_to(root / "loop")
-    escapes = ["../outside", "../outside/secret", str(outside / "secret.mp4"), "link.mp4", "link", "hidden", "folder"]
+    escapes = [
+        "../outside",
+        "../outside/secret",
+        str(outside / "secret.mp4"),
+        "link.mp4",
+        "link",
+        "hidden",
+        "folder",
+    ]
     for name in [*escapes, "folder/secret.mp4", "mixed"]:
-        with pytest.raises(video.VideoError, match=r"out of the video folder"):
+        with pytest.raises(VideoError, match=r"out of the video folder"):
             find_clip(root, name)
-    with pytest.raises(video.VideoError):
+    with pytest.raises(VideoError):
         find_clip(root, "loop")
     (tmp_path / "alias").symlink_to(root)  # a root that is a link itself is fine
     (root / "inside.mp4").symlink_to(make_clip(root / "real.mp4", count=2))

@@ -1,102 +1,75 @@
-"""DPO on videos: what reaches the model, what the loss is, what is trained; each trap that is known of TRL is a test."""
+"""DPO on videos: what reaches the model, what the loss is, what is trained, with a test of each trap of
+TRL.
+"""
 
-import io
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sentencepiece
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import TrainerCallback, TrainerState
 
 from isrdpo.core import prompts
-from isrdpo.core.params import Train
 from isrdpo.core.records import Preference
-from isrdpo.models import dpo, hound
-from isrdpo.models.hound_model import HoundForConditionalGeneration, HoundProcessor
+from isrdpo.models import dpo, dpo_trainer, hound
+from isrdpo.models.hound_model import HoundForConditionalGeneration
+from isrdpo.models.hound_processor import video_inputs
+from isrdpo.models.loss_checks import TrainError
+from tests.miniature import PROCESSOR, VIDEOS, make_model, preferences, train_settings
 
-FRAMES, SIZE, PATCH, WIDTH = 2, 16, 8, 32
-# a wide draw: with the usual one a random model hardly sees its video
-TEXT = {
-    "hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 4, "initializer_range": 0.2, "max_position_embeddings": 4096,
-}  # fmt: skip
-TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-ANSWERS = (
-    "red moves left and then it stops",
-    "The red square moves left.",
-    "a cat",
-    "12 dogs watch the red square while it moves left",
-    "it is red",
-    "the cat and the dogs move left",
-    "red",
-    "left, then left again",
-)
+METHODS = pytest.mark.parametrize("method", ["full", "lora"])
 
 
-def make_processor() -> HoundProcessor:
-    words = (prompts.SYSTEM + " USER: ASSISTANT: the red square moves left while a cat and 12 dogs watch it. ").split()
-    lines, model = [" ".join(words[n:] + words[:n]) for n in range(len(words))] * 4, io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_writer=model, model_type="bpe", vocab_size=380, byte_fallback=True,
-        hard_vocab_limit=False, num_threads=1, minloglevel=2, pad_id=-1,
-    )  # fmt: skip
-    rows = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).vocab_size()
-    return HoundProcessor(model.getvalue(), FRAMES, SIZE, PATCH, rows)
-
-
-PROCESSOR = make_processor()
-VIDEOS = {
-    name: torch.randn(PROCESSOR.video_tokens, WIDTH, generator=torch.Generator().manual_seed(n))
-    for n, name in enumerate(("one", "two", "three"))
-}
-
-
-def make_model() -> HoundForConditionalGeneration:
-    torch.manual_seed(7)
-    tower = TOWER | {"image_size": SIZE, "patch_size": PATCH}
-    return hound.build(PROCESSOR.vocab_size, TEXT, tower, FRAMES)
-
-
-def preferences(count: int = 8) -> list[Preference]:
-    names = list(VIDEOS)
-    return [
-        Preference(f"p{n}", names[n % 3], f"What moves {n}?", ANSWERS[n % 8], ANSWERS[(n + 3) % 8], None)
-        for n in range(count)
-    ]
-
-
-def settings(**changes: Any) -> Train:
-    plain = {
-        "method": "full", "beta": 0.1, "learning_rate": 1e-3, "epochs": 1, "batch_size": 4, "gradient_accumulation": 1,
-        "schedule": "linear", "warmup_ratio": 0.0, "weight_decay": 0.0, "max_grad_norm": 1.0, "max_length": 2048,
-        "loss_type": "sigmoid", "ld_alpha": None, "length_alpha": None, "bf16": "auto", "gradient_checkpointing": False, "lora_r": 4, "lora_alpha": 8,
-        "lora_dropout": 0.05, "save_steps": 50, "report_to": "none",
-    }  # fmt: skip
-    return Train(**(plain | changes))
+def training_rows(pairs: list[Preference]) -> list[dpo.TrainingRow]:
+    return [dpo.training_row(pair, PROCESSOR, VIDEOS[pair.video]) for pair in pairs]
 
 
 def make_trainer(
-    folder: Path, model: HoundForConditionalGeneration | None = None, rows: list[dict] | None = None, **changes: Any
+    folder: Path,
+    model: HoundForConditionalGeneration | None = None,
+    pairs: list[Preference] | None = None,
+    **changes: Any,
 ) -> dpo.VideoDPOTrainer:
-    rows = rows or [dpo.row(preference, PROCESSOR, {}) for preference in preferences()]
-    return dpo.trainer(model or make_model(), PROCESSOR, rows, lambda name: {"features": VIDEOS[name]}, settings(**changes), folder, seed=3)
+    return dpo.make_trainer(
+        model or make_model(),
+        PROCESSOR,
+        training_rows(pairs or preferences()),
+        VIDEOS.__getitem__,
+        train_settings(**changes),
+        folder,
+        seed=3,
+    )
 
 
 def batch_of(trainer: dpo.VideoDPOTrainer) -> dict[str, Tensor]:
     return trainer.data_collator(list(trainer.train_dataset))
 
 
-def by_hand(model: HoundForConditionalGeneration, row: dict[str, Any], answer: list[int], video: Tensor) -> Tensor:
+def move_policy(trainer: dpo.VideoDPOTrainer) -> None:
+    """Change what is trained, the same way in every trainer."""
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+            parameter.data += 0.05 * noise
+
+
+def answer_tokens(trainer: dpo.VideoDPOTrainer) -> Tensor:
+    """float [pairs, 2]: tokens of chosen and rejected, with their EOS."""
+    rows = trainer.train_dataset
+    return torch.tensor([[len(row["chosen_ids"]), len(row["rejected_ids"])] for row in rows]).float()
+
+
+def log_prob_by_hand(
+    model: HoundForConditionalGeneration, row: dpo.TrainingRow, answer: list[int], features: Tensor
+) -> Tensor:
     """log pi(answer | video, prompt), with the video spliced into the embeddings, one token after another."""
     start = row["prompt_ids"].index(PROCESSOR.video_token_id)
-    after = row["prompt_ids"][start + len(video) :]
+    after = row["prompt_ids"][start + len(features) :]
     table = model.get_input_embeddings().weight
-    parts = [table[row["prompt_ids"][:start]], video, table[after + answer]]
+    parts = [table[row["prompt_ids"][:start]], features, table[after + answer]]
     hidden = model.model.language_model(inputs_embeds=torch.cat(parts)[None]).last_hidden_state[0]
     scores = F.log_softmax(hidden @ model.lm_head.weight.T, dim=-1)
     first = len(row["prompt_ids"])
@@ -104,71 +77,91 @@ def by_hand(model: HoundForConditionalGeneration, row: dict[str, Any], answer: l
 
 
 @torch.no_grad()
+def log_probs_by_hand(model: HoundForConditionalGeneration, rows: list[dpo.TrainingRow], side: str) -> Tensor:
+    plain = make_model()
+    plain.load_state_dict(model.state_dict())
+    return torch.stack(
+        [log_prob_by_hand(plain, row, row[side], VIDEOS[row["video"]].features) for row in rows]
+    )
+
+
+@torch.no_grad()
+def logits_about_one(model: HoundForConditionalGeneration) -> Tensor:
+    ids = torch.tensor([PROCESSOR.prompt_ids(prompts.conversation("What moves?"))])
+    return model.eval()(input_ids=ids, **video_inputs(VIDEOS["one"].features[None])).logits
+
+
+# The loss
+
+
+@torch.no_grad()
 def test_log_probs_and_loss_equal_a_computation_by_hand(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, beta=0.3)
     reference = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    for parameter in filter(lambda parameter: parameter.requires_grad, trainer.model.parameters()):
-        parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    move_policy(trainer)
     batch = batch_of(trainer)
+    rows = list(trainer.train_dataset)
     margins = []
-    for model, found in ((trainer.model, trainer.compute_ref_log_probs(trainer.model, batch)),
-                         (trainer.ref_model, trainer.compute_ref_log_probs(trainer.ref_model, batch))):  # fmt: skip
-        plain = make_model()
-        plain.load_state_dict(model.state_dict())
-        rows = list(trainer.train_dataset)
-        wanted = [
-            torch.stack([by_hand(plain, row, row[side], VIDEOS[row["video"]]) for row in rows])
-            for side in ("chosen_ids", "rejected_ids")
-        ]
-        assert torch.allclose(found[0], wanted[0], atol=1e-4) and torch.allclose(found[1], wanted[1], atol=1e-4)
-        margins.append(wanted[0] - wanted[1])
+    for model in (trainer.model, trainer.ref_model):
+        chosen, rejected = trainer.compute_ref_log_probs(model, batch)
+        expected_chosen = log_probs_by_hand(model, rows, "chosen_ids")
+        expected_rejected = log_probs_by_hand(model, rows, "rejected_ids")
+        assert torch.allclose(chosen, expected_chosen, atol=1e-4)
+        assert torch.allclose(rejected, expected_rejected, atol=1e-4)
+        margins.append(expected_chosen - expected_rejected)
     loss = trainer.compute_loss(trainer.model, batch)
-    assert loss.item() == pytest.approx(-F.logsigmoid(0.3 * (margins[0] - margins[1])).mean().item(), abs=1e-4)
+    expected_loss = -F.logsigmoid(0.3 * (margins[0] - margins[1])).mean()
+    assert loss.item() == pytest.approx(expected_loss.item(), abs=1e-4)
     assert all(torch.equal(value, reference[name]) for name, value in trainer.ref_model.state_dict().items())
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@METHODS
 def test_a_length_margin_inside_the_sigmoid(tmp_path: Path, method: str) -> None:
-    """R-DPO: -log sigmoid(beta * difference of log-ratios + alpha * (|y_w| - |y_l|)), lengths in tokens with EOS."""
-    rows = [dpo.row(preference, PROCESSOR, {}) for preference in preferences(5)]
-    plain, priced = (make_trainer(tmp_path / name, rows=rows, beta=0.3, method=method, lora_dropout=0.0, length_alpha=alpha) for name, alpha in (("plain", None), ("priced", 0.05)))
+    """R-DPO: -log sigmoid(beta * difference of log-ratios + alpha * (|y_w| - |y_l|)), in tokens with EOS."""
+    choice = {"pairs": preferences(5), "beta": 0.3, "method": method, "lora_dropout": 0.0}
+    plain = make_trainer(tmp_path / "plain", **choice)
+    priced = make_trainer(tmp_path / "priced", **choice, length_alpha=0.05)
     for trainer in (plain, priced):
-        for parameter in filter(lambda parameter: parameter.requires_grad, trainer.model.parameters()):
-            parameter.data += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+        move_policy(trainer)
     batch = batch_of(plain)
     with torch.no_grad():
         plain.compute_loss(plain.model, batch)
         priced.compute_loss(priced.model, batch)
-    lengths = torch.tensor([[len(row["chosen_ids"]), len(row["rejected_ids"])] for row in plain.train_dataset]).float()
-    margin = 0.05 * (lengths[:, 0] - lengths[:, 1])
-    assert abs(margin.mean()) > 0.01
-    found, wanted = priced._metrics["train"], plain._metrics["train"]
-    assert found["length_margin"][-1] == pytest.approx(margin.mean().item(), abs=1e-6)
-    assert found["rewards/margins"][-1] - wanted["rewards/margins"][-1] == pytest.approx(margin.mean().item(), abs=1e-4)
-    assert found["logps/chosen"][-1] == pytest.approx(wanted["logps/chosen"][-1], abs=1e-4), "the policy's are not touched"
+    lengths = answer_tokens(plain)
+    margin = (0.05 * (lengths[:, 0] - lengths[:, 1])).mean().item()
+    assert abs(margin) > 0.01
+    without = plain._metrics["train"]
+    metrics = priced._metrics["train"]
+    assert metrics["length_margin"][-1] == pytest.approx(margin, abs=1e-6)
+    difference = metrics["rewards/margins"][-1] - without["rewards/margins"][-1]
+    assert difference == pytest.approx(margin, abs=1e-4)
+    policy = without["logps/chosen"][-1]
+    assert metrics["logps/chosen"][-1] == pytest.approx(policy, abs=1e-4), "the policy's are not touched"
 
 
 def test_the_loss_of_a_length_margin_by_hand(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, beta=0.3, length_alpha=0.05)
-    lengths = torch.tensor([[len(row["chosen_ids"]), len(row["rejected_ids"])] for row in trainer.train_dataset]).float()
+    lengths = answer_tokens(trainer)
     with torch.no_grad():
         loss = trainer.compute_loss(trainer.model, batch_of(trainer))  # equal models: the margin alone
-    assert loss.item() == pytest.approx(-F.logsigmoid(0.05 * (lengths[:, 0] - lengths[:, 1])).mean().item(), abs=1e-5)
+    expected = -F.logsigmoid(0.05 * (lengths[:, 0] - lengths[:, 1])).mean()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
 
 
-def test_a_length_margin_trains_and_is_checked(tmp_path: Path) -> None:
+def test_a_length_margin_trains(tmp_path: Path) -> None:
     log = dpo.fit(make_trainer(tmp_path, length_alpha=0.05), "key")
     assert abs(log[0]["rewards/margins"] - log[0]["length_margin"]) < 1e-3
-    with pytest.raises(dpo.TrainError, match="policy and reference differ"):
-        dpo.check(1, {"loss": 0.7, "rewards/margins": 0.5, "length_margin": 0.1}, ["sigmoid"])
+
+
+# What reaches the model
 
 
 def test_chosen_and_rejected_see_the_same_video_and_it_is_their_own(tmp_path: Path) -> None:
     batch = batch_of(make_trainer(tmp_path))
     assert torch.equal(batch["video.features"][:8], batch["video.features"][8:])
     for features, preference in zip(batch["video.features"], preferences(), strict=False):
-        assert torch.equal(features, VIDEOS[preference.video])
-    assert all(isinstance(value, Tensor) for value in batch.values())  # what pinned memory can take
+        assert torch.equal(features, VIDEOS[preference.video].features)
+    assert all(isinstance(value, Tensor) for value in batch.values()), "what pinned memory can take"
 
 
 def test_another_video_changes_both_log_probs_of_policy_and_reference(tmp_path: Path) -> None:
@@ -176,22 +169,41 @@ def test_another_video_changes_both_log_probs_of_policy_and_reference(tmp_path: 
     batch = batch_of(trainer)
     other = batch | {"video.features": batch["video.features"].roll(1, dims=1)}
     for model in (trainer.model, trainer.ref_model):
-        for now, then in zip(
-            trainer.compute_ref_log_probs(model, batch), trainer.compute_ref_log_probs(model, other), strict=True
-        ):
-            assert ((now - then).abs() > 1e-4).all()
+        now = torch.stack(trainer.compute_ref_log_probs(model, batch))
+        then = torch.stack(trainer.compute_ref_log_probs(model, other))
+        assert ((now - then).abs() > 1e-4).all()
 
 
 def test_a_batch_without_its_video_is_an_error(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
-    batch = {name: value for name, value in batch_of(trainer).items() if name != "video.features"}
+    batch = batch_of(trainer)
+    del batch["video.features"]
     with pytest.raises(KeyError, match="features"):
         trainer.compute_loss(trainer.model, batch)
 
 
+def test_the_processor_is_at_hand_while_trl_builds_the_trainer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRL may ask for the reference's log-probabilities inside its own __init__."""
+    calls = []
+    plain = dpo_trainer.DPOTrainer.__init__
+
+    def ask_within(self: dpo.VideoDPOTrainer, *args: Any, **kwargs: Any) -> None:
+        plain(self, *args, **kwargs)
+        calls.append(self.compute_ref_log_probs(self.ref_model, batch_of(self)))
+
+    monkeypatch.setattr(dpo_trainer.DPOTrainer, "__init__", ask_within)
+    trainer = make_trainer(tmp_path)
+    after = trainer.compute_ref_log_probs(trainer.ref_model, batch_of(trainer))
+    assert torch.equal(torch.stack(calls[0]), torch.stack(after))
+
+
 def test_training_sees_the_tokens_of_generation_and_the_answer_ends() -> None:
-    row = dpo.row(Preference("a", "one", "What  moves?\n<video>", "a \x00 cat", "a \x01 dog", None), PROCESSOR, {})
-    assert row["prompt_ids"] == PROCESSOR.prompt_ids(prompts.conversation("What  moves?\n<video>"))
+    question = "What  moves?\n<video>"
+    pair = Preference("a", "one", question, "a \x00 cat", "a \x01 dog", None)
+    row = dpo.training_row(pair, PROCESSOR, VIDEOS["one"])
+    assert row["prompt_ids"] == PROCESSOR.prompt_ids(prompts.conversation(question))
     assert row["prompt_ids"].count(PROCESSOR.video_token_id) == PROCESSOR.video_tokens
     assert row["chosen_ids"][-1] == row["rejected_ids"][-1] == PROCESSOR.pieces.eos_id()
     assert PROCESSOR.decode(row["chosen_ids"]) == "a \x00 cat"
@@ -202,10 +214,11 @@ def test_training_sees_the_tokens_of_generation_and_the_answer_ends() -> None:
 
 def test_no_answer_is_cut(tmp_path: Path) -> None:
     long = Preference("long", "one", "What moves?", "cat " * 1500, "dog", None)
-    trainer = make_trainer(tmp_path, rows=[dpo.row(long, PROCESSOR, {})])
+    trainer = make_trainer(tmp_path, pairs=[long])
     batch = batch_of(trainer)
     answer = PROCESSOR.answer_ids(long.chosen)
-    assert len(answer) > 1024 and trainer.args.max_length is None
+    assert len(answer) > 1024
+    assert trainer.args.max_length is None
     assert batch["input_ids"][0, -len(answer) :].tolist() == answer
     assert batch["completion_mask"].sum(1).tolist() == [len(answer), len(PROCESSOR.answer_ids("dog"))]
 
@@ -220,32 +233,31 @@ def test_padding_changes_nothing(tmp_path: Path) -> None:
     assert torch.allclose(together, torch.cat(alone, dim=1), atol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+# Policy and reference
+
+
+@METHODS
 def test_first_loss_is_ln_2_and_the_next_reference_is_the_trained_policy(tmp_path: Path, method: str) -> None:
-    model, first_log_probs = make_model(), []
+    model = make_model()
+    first_log_probs = []
     for iteration in (1, 2):
         trainer = make_trainer(tmp_path / str(iteration), model, method=method, epochs=3)
         log = dpo.fit(trainer, "key")
         assert log[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)
-        assert log[-1]["loss"] < 0.69 and len(log) == 6
-        model = dpo.trained(trainer)
+        assert log[-1]["loss"] < 0.69
+        assert len(log) == 6
+        model = dpo.trained_policy(trainer)
         assert type(model) is HoundForConditionalGeneration
         first_log_probs.append(log[0]["logps/chosen"])
-        before_saving = hound_logits(model)
-        hound.save(model, PROCESSOR, tmp_path / f"policy{iteration}")
+        before_saving = logits_about_one(model)
+        PROCESSOR.save(model, tmp_path / f"policy{iteration}")
         model, _ = hound.load(tmp_path / f"policy{iteration}")
-        assert torch.allclose(hound_logits(model), before_saving, atol=1e-5)
-    assert abs(first_log_probs[0] - first_log_probs[1]) > 0.01  # the reference has moved on
+        assert torch.allclose(logits_about_one(model), before_saving, atol=1e-5)
+    assert abs(first_log_probs[0] - first_log_probs[1]) > 0.01, "the reference has moved on"
 
 
-@torch.no_grad()
-def hound_logits(model: HoundForConditionalGeneration) -> Tensor:
-    ids = torch.tensor([PROCESSOR.prompt_ids(prompts.conversation("What moves?"))])
-    return model.eval()(input_ids=ids, **hound.video_inputs(VIDEOS["one"][None])).logits
-
-
-def test_the_reference_is_the_policy_given_not_one_read_from_its_path(tmp_path: Path) -> None:
-    hound.save(make_model(), PROCESSOR, tmp_path / "old")
+def test_the_reference_is_a_copy_of_the_policy_not_one_read_from_its_path(tmp_path: Path) -> None:
+    PROCESSOR.save(make_model(), tmp_path / "old")
     model, _ = hound.load(tmp_path / "old")
     with torch.no_grad():
         model.lm_head.weight += 0.1
@@ -255,12 +267,20 @@ def test_the_reference_is_the_policy_given_not_one_read_from_its_path(tmp_path: 
     assert not any(parameter.requires_grad for parameter in trainer.ref_model.parameters())
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+def test_another_reference_than_the_policy_stops_the_training_at_the_first_step(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    with torch.no_grad():
+        trainer.ref_model.lm_head.weight.mul_(1.5)
+    with pytest.raises(TrainError, match="policy and reference differ before the first update"):
+        dpo.fit(trainer, "key")
+
+
+@METHODS
 def test_the_language_model_is_trained_and_nothing_else(tmp_path: Path, method: str) -> None:
-    model, before = make_model(), make_model().state_dict()
-    trainer = make_trainer(tmp_path, model, method=method)
+    before = make_model().state_dict()
+    trainer = make_trainer(tmp_path, method=method)
     dpo.fit(trainer, "key")
-    after = dpo.trained(trainer).state_dict()
+    after = dpo.trained_policy(trainer).state_dict()
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert after.keys() == before.keys()
     if method == "full":
@@ -269,29 +289,33 @@ def test_the_language_model_is_trained_and_nothing_else(tmp_path: Path, method: 
         assert changed == {name for name in before if ".language_model.layers." in name and "_proj." in name}
 
 
+# Steps, log and arguments
+
+
 def test_eight_steps_of_accumulation_equal_one_batch_of_eight(tmp_path: Path) -> None:
-    logs, models = [], []
+    logs = []
+    weights = []
     for batch, steps in ((1, 8), (8, 1)):
-        trainer = make_trainer(
-            tmp_path / str(batch), batch_size=batch, gradient_accumulation=steps, epochs=2, max_grad_norm=1e9
-        )
+        choice = {"batch_size": batch, "gradient_accumulation": steps, "epochs": 2, "max_grad_norm": 1e9}
+        trainer = make_trainer(tmp_path / str(batch), **choice)
         logs.append(dpo.fit(trainer, "key"))
-        models.append(dpo.trained(trainer).state_dict())
+        weights.append(dpo.trained_policy(trainer).state_dict())
     for one, eight in zip(*logs, strict=True):
         for name in ("loss", "grad_norm", "rewards/margins", "logps/chosen", "chosen_words"):
             assert one[name] == pytest.approx(eight[name], rel=1e-4, abs=1e-5)
-    assert all(torch.allclose(models[0][name], models[1][name], atol=1e-5) for name in models[0])
+    assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-5) for name in weights[0])
 
 
 def test_the_log_has_the_mean_words_of_each_batch(tmp_path: Path) -> None:
     log = dpo.fit(make_trainer(tmp_path, batch_size=8), "key")
-    assert log[0]["chosen_words"] == sum(len(p.chosen.split()) for p in preferences()) / 8
-    assert log[0]["rejected_words"] == sum(len(p.rejected.split()) for p in preferences()) / 8
+    assert log[0]["chosen_words"] == sum(len(pair.chosen.split()) for pair in preferences()) / 8
+    assert log[0]["rejected_words"] == sum(len(pair.rejected.split()) for pair in preferences()) / 8
 
 
 def test_lora_dropout_is_not_switched_off(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, method="lora", lora_dropout=0.25)
-    assert {m.p for m in trainer.model.modules() if isinstance(m, torch.nn.Dropout)} == {0.25}
+    dropouts = [module for module in trainer.model.modules() if isinstance(module, torch.nn.Dropout)]
+    assert {dropout.p for dropout in dropouts} == {0.25}
 
 
 def test_loss_settings_reach_trl(tmp_path: Path) -> None:
@@ -300,47 +324,48 @@ def test_loss_settings_reach_trl(tmp_path: Path) -> None:
     assert (args.bf16, args.dataloader_pin_memory, args.report_to) == (False, False, [])
 
 
-def test_gradient_checkpointing_changes_no_value(tmp_path: Path) -> None:
-    logs = [
-        dpo.fit(
-            make_trainer(tmp_path / f"{method}{on}", method=method, gradient_checkpointing=on, lora_dropout=0.0), "k"
-        )
-        for method in ("full", "lora")
-        for on in (False, True)
-    ]
-    for plain, saving in (logs[:2], logs[2:]):
-        assert [entry["loss"] for entry in plain] == pytest.approx([entry["loss"] for entry in saving], abs=1e-6)
+@METHODS
+def test_gradient_checkpointing_changes_no_value(tmp_path: Path, method: str) -> None:
+    losses = []
+    for checkpointing in (False, True):
+        choice = {"method": method, "gradient_checkpointing": checkpointing, "lora_dropout": 0.0}
+        log = dpo.fit(make_trainer(tmp_path / str(checkpointing), **choice), "key")
+        losses.append([entry["loss"] for entry in log])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
-def test_another_reference_than_the_policy_is_found_at_the_first_step(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path)
-    with torch.no_grad():
-        trainer.ref_model.lm_head.weight.mul_(1.5)
-    with pytest.raises(dpo.TrainError, match="policy and reference differ before the first update"):
-        dpo.fit(trainer, "key")
+def test_bf16_is_refused_on_a_cpu_and_off_there_by_itself(tmp_path: Path) -> None:
+    assert make_trainer(tmp_path).args.bf16 is False
+    with pytest.raises(TrainError, match="train.bf16=true: needs a CUDA device, this is cpu"):
+        make_trainer(tmp_path, bf16=True)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run() -> None:
-    logs = {"loss": math.nan, "rewards/margins": 0.0, "grad_norm": 1.0}
-    with pytest.raises(dpo.TrainError, match=r"step 4: loss nan.*learning_rate"):
-        dpo.check(4, logs, ["sigmoid"])
-    dpo.check(1, {"loss": 25.0, "rewards/margins": 0.0}, ["ipo"])
+def test_no_gpu_is_idle_on_a_cpu_or_under_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert dpo.idle_gpus(torch.device("cpu")) == 0
+    assert dpo.idle_gpus(torch.device("cuda")) == 3
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert dpo.idle_gpus(torch.device("cuda")) == 0
 
 
-class Stop(TrainerCallback):
+# Resuming
+
+
+class StopAtStepFive(TrainerCallback):
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         if state.global_step == 5:
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@METHODS
 def test_resumed_in_the_middle_of_an_epoch_it_ends_the_same(tmp_path: Path, method: str) -> None:
-    """Order, optimizer, schedule and dropout go on where they were; the last group of an epoch is a short one."""
+    """Order, optimizer, schedule and dropout go on as they were; the last group of an epoch is short."""
     choice = {"method": method, "batch_size": 1, "gradient_accumulation": 3, "epochs": 3, "save_steps": 2}
     whole = make_trainer(tmp_path / "whole", **choice)
     log = dpo.fit(whole, "key")
     broken = make_trainer(tmp_path / "broken", **choice)
-    broken.add_callback(Stop())
+    broken.add_callback(StopAtStepFive())
     with pytest.raises(KeyboardInterrupt):
         dpo.fit(broken, "key")
     assert (tmp_path / "broken" / "checkpoint-4").is_dir()
@@ -349,40 +374,6 @@ def test_resumed_in_the_middle_of_an_epoch_it_ends_the_same(tmp_path: Path, meth
     assert len(log) == 9
     for name in ("loss", "grad_norm", "epoch", "rewards/margins", "chosen_words"):
         assert [entry[name] for entry in resumed] == [entry[name] for entry in log]
-    one, two = dpo.trained(whole).state_dict(), dpo.trained(again).state_dict()
-    assert all(torch.equal(one[name], two[name]) for name in one)
-
-
-def test_only_a_whole_checkpoint_of_this_key_is_resumed_from(tmp_path: Path) -> None:
-    def checkpoint(step: int, key: str = "key") -> Path:
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir(parents=True)
-        (folder / "model.safetensors").write_bytes(b"weights" * 100)
-        (folder / "trainer_state.json").write_text("{}")
-        dpo.seal(folder, key)
-        return folder
-
-    assert dpo.newest_whole(tmp_path / "none", "key") is None
-    whole = checkpoint(2)
-    (checkpoint(4) / "model.safetensors").write_bytes(b"weights" * 50)
-    (checkpoint(6) / dpo.WHOLE).unlink()
-    (checkpoint(8) / dpo.WHOLE).write_text('{"key": "k')
-    (checkpoint(10) / "model.safetensors").write_bytes(b"wEights" * 100)
-    (checkpoint(12) / "trainer_state.json").unlink()
-    checkpoint(14, "another key")
-    (tmp_path / "checkpoint-last").mkdir()
-    assert dpo.newest_whole(tmp_path, "key") == whole
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-last"]
-
-
-def test_each_save_is_sealed_and_replaces_the_one_before(tmp_path: Path) -> None:
-    dpo.fit(make_trainer(tmp_path, batch_size=2, save_steps=2), "key")
-    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-4"]
-    marker = json.loads((tmp_path / "checkpoint-4" / dpo.WHOLE).read_text())
-    assert marker["key"] == "key" and {"optimizer.pt", "trainer_state.json", "rng_state.pth"} < marker["files"].keys()
-
-
-def test_bf16_is_refused_on_a_cpu_and_off_there_by_itself(tmp_path: Path) -> None:
-    assert make_trainer(tmp_path).args.bf16 is False
-    with pytest.raises(dpo.TrainError, match="train.bf16=true: needs a CUDA device, this is cpu"):
-        make_trainer(tmp_path, bf16=True)
+    expected = dpo.trained_policy(whole).state_dict()
+    weights = dpo.trained_policy(again).state_dict()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)

@@ -1,10 +1,20 @@
-"""Protocol hound: what is asked, and how replies are read, rule by rule as LLaVA-Hound's evaluation reads them."""
+"""Protocol hound: what is asked, and how replies are read, rule by rule as LLaVA-Hound's evaluation does
+it.
+"""
 
 import pytest
 
-from isrdpo.core import metrics
-from isrdpo.scoring import protocol
-from isrdpo.scoring.protocol import CLAIMS, OFFICIAL, OWN, Verdict
+from isrdpo.core.metrics import kappa
+from isrdpo.scoring.protocol import (
+    CLAIMS,
+    OFFICIAL,
+    OWN,
+    REFERENCE,
+    Verdict,
+    cut_answer,
+    read_reply,
+    score_request,
+)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +35,7 @@ from isrdpo.scoring.protocol import CLAIMS, OFFICIAL, OWN, Verdict
     ],
 )
 def test_own_sets(reply: str, score: float, by: str) -> None:
-    assert protocol.read(OWN, reply) == Verdict(score, score >= 3.0, by)
+    assert read_reply(OWN, reply) == Verdict(score, score >= 3.0, by)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +52,7 @@ def test_own_sets(reply: str, score: float, by: str) -> None:
     ],
 )
 def test_official_sets(reply: str, score: float | None, correct: bool | None, by: str) -> None:
-    assert protocol.read(OFFICIAL, reply) == Verdict(score, correct, by)
+    assert read_reply(OFFICIAL, reply) == Verdict(score, correct, by)
 
 
 @pytest.mark.parametrize(
@@ -55,33 +65,51 @@ def test_official_sets(reply: str, score: float | None, correct: bool | None, by
     ],
 )
 def test_claims(reply: str, claims: int | None, unsupported: int | None) -> None:
-    found = protocol.read(CLAIMS, reply)
-    assert (found.claims, found.unsupported) == (claims, unsupported) and found.parsed_by == ("none" if claims is None else "pattern")
+    verdict = read_reply(CLAIMS, reply)
+    assert (verdict.claims, verdict.unsupported) == (claims, unsupported)
+    assert verdict.parsed_by == ("none" if claims is None else "pattern")
 
 
-def test_prompts_hold_everything_and_braces_in_answers_are_text() -> None:
-    asked = {"question": "What {caption}?", "answer": "{answer} {", "prediction": "{0} %s", "caption": "A {question}"}
-    for kind in (OWN, OFFICIAL, CLAIMS):
-        *system, user = protocol.messages(kind, **asked)
-        assert [m["role"] for m in system] == ["system"] * (kind == OFFICIAL) and user["role"] == "user"
-        wanted = {OWN: asked, OFFICIAL: {k: v for k, v in asked.items() if k != "caption"}, CLAIMS: {k: v for k, v in asked.items() if k != "answer"}}[kind]
-        assert all(text in user["content"] for text in wanted.values())
-    assert "{'pred': 'yes', 'score': 4.8}" in protocol.messages(OFFICIAL, **asked)[1]["content"]
+@pytest.mark.parametrize(("kind", "absent"), [(OWN, ""), (OFFICIAL, "caption"), (CLAIMS, "answer")])
+def test_prompts_hold_everything_and_braces_in_answers_are_text(kind: str, absent: str) -> None:
+    texts = {
+        "question": "What {caption}?",
+        "answer": "{answer} {",
+        "prediction": "{0} %s",
+        "caption": "A {question}",
+    }
+    *system, user = score_request(kind, **texts)
+    assert [turn["role"] for turn in system] == ["system"] * (kind == OFFICIAL)
+    assert user["role"] == "user"
+    assert all(text in user["content"] for name, text in texts.items() if name != absent)
 
 
-def test_an_answer_is_cut_to_256_words_and_a_shorter_one_left_as_it_is() -> None:
-    assert protocol.cut("a\n b") == "a\n b"
-    assert protocol.cut("w  " * 257) == " ".join(["w"] * 256)
+def test_the_official_prompt_shows_the_dictionary() -> None:
+    request = score_request(OFFICIAL, question="Q", answer="A", prediction="P", caption="")
+    assert "{'pred': 'yes', 'score': 4.8}" in request[1]["content"]
+
+
+def test_an_answer_is_cut_to_256_words_and_a_shorter_one_stays_as_it_is() -> None:
+    assert cut_answer("a\n b") == "a\n b"
+    assert cut_answer("w  " * 257) == " ".join(["w"] * 256)
 
 
 def test_published_means_are_those_of_the_readme() -> None:
-    means = {v: [round(sum(x) / 3, 2) for x in models.values()] for v, models in protocol.REFERENCE.items()}
-    assert means == {"gpt-3.5-turbo-0301": [71.02, 74.83, 82.03], "gpt-3.5-turbo-0613": [59.7, 62.65, 70.75], "gpt-3.5-turbo-1106": [62.9, 67.76, 77.61]}
+    means = {}
+    for version, models in REFERENCE.items():
+        means[version] = [round(sum(values) / 3, 2) for values in models.values()]
+    assert means == {
+        "gpt-3.5-turbo-0301": [71.02, 74.83, 82.03],
+        "gpt-3.5-turbo-0613": [59.7, 62.65, 70.75],
+        "gpt-3.5-turbo-1106": [62.9, 67.76, 77.61],
+    }
 
 
 def test_kappa_by_hand() -> None:
-    one, other = [True] * 25 + [False] * 25, [True] * 20 + [False] * 5 + [True] * 10 + [False] * 15  # both 20, neither 15, chance 0.5
-    assert metrics.kappa(one, other).columns("k")["k"] == pytest.approx(0.4)
-    assert metrics.kappa([True] * 4, [True] * 4).columns("k")["k"] is None and metrics.kappa([], []).columns("k")["k"] is None
-    found = metrics.kappa(one, other).columns("k")
-    assert found["k_low"] < 0.4 < found["k_high"] <= 1
+    first = [True] * 25 + [False] * 25
+    second = [True] * 20 + [False] * 5 + [True] * 10 + [False] * 15  # both 20, neither 15, chance 0.5
+    interval = kappa(first, second)
+    assert interval.value == pytest.approx(0.4)
+    assert interval.low < 0.4 < interval.high <= 1
+    assert kappa([True] * 4, [True] * 4).value is None
+    assert kappa([], []).value is None

@@ -40,13 +40,13 @@ def found(run: runs.Run, iteration: int = 1) -> tuple[list[records.Sample], list
     ],
 )
 def test_every_spelling_is_the_same_sample(row: dict) -> None:
-    assert spellings.sample(row | {"video": "v.mp4"}) == records.Sample("a", "v.mp4", "What moves?", "A circle.")
+    assert spellings.sample_from_row(row | {"video": "v.mp4"}) == records.Sample("a", "v.mp4", "What moves?", "A circle.")
 
 
 def test_preferences_of_the_released_data_are_kept() -> None:
     row = {"id": 7, "video": "v", "prompt": "What?", "chosen": {"from": "gpt", "value": "x"}, "rejected": [{"role": "assistant", "content": "y"}],
            "chosen_score": 5, "rejected_score": 1.0}  # fmt: skip
-    made = spellings.sample(row)
+    made = spellings.sample_from_row(row)
     assert (made.id, made.chosen, made.rejected) == ("7", "x", "y")
 
 
@@ -176,4 +176,4 @@ def test_several_test_files_are_read_together_under_their_sets_names(own_data: C
         with pytest.raises(params.ParamsError, match=says):
             params.load(PRESET, [f"data={folder}", f"data.test={wrong}"])
     with pytest.raises(errors.RunError, match="two of its files are the set 'msvd'"):
-        data.sources(params.load(PRESET, [f"data={folder}", "data.test=msvd.qa.jsonl,sets/msvd.jsonl"]), 0)
+        data.iteration_sources(params.load(PRESET, [f"data={folder}", "data.test=msvd.qa.jsonl,sets/msvd.jsonl"]), 0)

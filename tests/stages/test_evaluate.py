@@ -64,7 +64,7 @@ def test_answers_are_greedy_in_order_and_empty_ones_counted(ready: Callable) -> 
     evaluate.run(run, 0)
     samples, answers = records.read_jsonl(run.file(0, "samples.jsonl"), records.Sample), records.read_jsonl(run.file(0, "answers.jsonl"), records.Answer)
     assert [(a.id, a.question) for a in answers] == [(s.id, s.question) for s in samples]
-    model = vlmm.open_model(run.params, run.policy(1))
+    model = vlmm.open_policy(run.params, run.policy(1))
     alone = model.generate(model.encode([run.clip(samples[4].video)]), [samples[4].question], max_new_tokens=8)
     assert answers[4].response == alone[0] and all(a.words == metrics.word_count(a.response) for a in answers)
     assert run.done("evaluate", 0)["counts"]["empty"] == sum(not a.response.strip() for a in answers)
@@ -76,7 +76,7 @@ def test_the_fixed_pairs_are_judged_with_the_policy_s_own_description(ready: Cal
     pairs = records.read_jsonl(run.file(0, "fixed_pairs.jsonl"), records.FixedPair)
     contexts, calls = (records.read_jsonl(run.file(0, name), dict) for name in ("fixed_contexts.jsonl", "fixed_judgments.jsonl"))
     assert [row["id"] for row in contexts] == [p.id for p in pairs]
-    model = vlmm.open_model(run.params, run.policy(1))
+    model = vlmm.open_policy(run.params, run.policy(1))
     videos = model.encode([run.clip(pairs[0].video)])
     assert model.generate(videos, [prompts.CONTEXT], max_new_tokens=8) == [contexts[0]["context"]]
     for template, given in ((prompts.JUDGE, contexts[0]["context"]), (prompts.JUDGE_WITHOUT_CONTEXT, None)):

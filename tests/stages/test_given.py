@@ -8,8 +8,7 @@ import pytest
 
 from isrdpo.core import params, records, runs
 from isrdpo.core import pipeline as keys
-from isrdpo.reports import summary
-from isrdpo.reports import tables as report
+from isrdpo.reports import judged_pairs, summary
 from isrdpo.stages import data, evaluate, judge, look, respond, train
 
 PRESET = Path(__file__).parents[2] / "params" / "toybox.yaml"
@@ -59,7 +58,7 @@ def test_two_iterations_train_on_the_data_sets_own_pairs_and_every_page_has_some
         assert run.file(t, "responses.jsonl").read_text() == "" == run.file(t, "contexts.jsonl").read_text()
         assert "judge.method: given" in run.done("respond", t)["warnings"][0] and run.done("look", t)["total"] == 0
         assert run.done("train", t)["counts"]["pairs"] == 4
-    shares = report.judge_shares(report.judged_both(run, 1)).set_index("measure")
+    shares = judged_pairs.judge_shares(judged_pairs.judged_by_condition(run, 1)).set_index("measure")
     assert set(shares.index) == {"the longer is chosen"}, "nothing was shown to a judge, so there is no order"
     assert summary.table(run)["kept_share"].dropna().tolist() == [1.0, 1.0]
 
@@ -74,7 +73,7 @@ def test_a_row_without_a_pair_or_with_an_equal_one_is_bad_by_cause(given_run: Ca
     assert marker["bad"] == {"no chosen or no rejected": 1, "chosen equals rejected": 1} and marker["total"] == 4
     assert marker["counts"]["kept"] == 2
     assert [row["id"] for row in records.read_jsonl(run.file(1, "bad_judge.jsonl"), dict)] == ["p1", "p2"]
-    assert [row["id"] for row in report.judged(run, 1).query("kept").to_dict("records")] == ["p0", "p3"]
+    assert [row["id"] for row in judged_pairs.judged_table(run, 1).query("kept").to_dict("records")] == ["p0", "p3"]
 
 
 def test_without_margins_the_first_are_kept_and_it_is_said(given_run: Callable) -> None:

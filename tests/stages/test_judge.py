@@ -73,10 +73,10 @@ def test_a_weak_margin_is_no_verdict(responded: Callable) -> None:
 def test_the_context_is_shown_to_the_judge_only_where_there_is_one(responded: Callable) -> None:
     run = responded("shown", "judge.orders=1")
     sample = records.read_jsonl(run.file(1, "samples.jsonl"), records.Sample)[0]
-    model = vlmm.open_model(run.params, run.policy(1))
+    model = vlmm.open_policy(run.params, run.policy(1))
     videos = model.encode([run.clip(sample.video)])
     scores = [
-        verdicts.ask(model, run.params, [sample.id], videos, [sample.question], [["Red.", "Blue."]], [context])[0][0].scores
+        verdicts.ask_policy(model, run.params, [sample.id], videos, [sample.question], [["Red.", "Blue."]], [context])[0][0].scores
         for context in (None, "", "The background is black.", "The background is white.")
     ]
     assert len({tuple(score) for score in scores}) == 4
@@ -114,9 +114,9 @@ def pair(number: int, longer: int, margin: float | None) -> records.Preference:
 
 def test_balanced_lengths_lose_the_weakest_of_the_more_numerous() -> None:
     pairs = [pair(0, 3, 0.5), pair(1, 3, 2.0), pair(2, -2, 0.1), pair(3, 0, 0.0), pair(4, 1, 1.0)]
-    assert [p.id for p in judge.balance(pairs)] == ["1", "2", "3"]
-    assert [p.id for p in judge.balance([pair(n, 2, None) for n in range(3)] + [pair(9, -1, None)])] == ["0", "9"]
-    assert judge.balance([pair(0, 2, 1.0)]) == [] and judge.balance([]) == []
+    assert [p.id for p in judge.balance_lengths(pairs)] == ["1", "2", "3"]
+    assert [p.id for p in judge.balance_lengths([pair(n, 2, None) for n in range(3)] + [pair(9, -1, None)])] == ["0", "9"]
+    assert judge.balance_lengths([pair(0, 2, 1.0)]) == [] and judge.balance_lengths([]) == []
 
 
 def test_balanced_pairs_are_counted(responded: Callable) -> None:

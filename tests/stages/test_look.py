@@ -81,9 +81,9 @@ def test_a_policy_that_is_gone_is_said(judged: Callable) -> None:
 def test_the_gradient_is_the_verdicts_own(judged: Callable) -> None:
     """To first order the log-odds move by what the map says, when a frame is moved a little towards blank."""
     run = judged()
-    model = vlmm.open_model(run.params.override("model", {"dtype": "float32"}), run.policy(1))
+    model = vlmm.open_policy(run.params.override("model", {"dtype": "float32"}), run.policy(1))
     sample = records.read_jsonl(run.file(1, "samples.jsonl"), records.Sample)[0]
-    pixels = model.processor.pixels(video.read(run.clip(sample.video), 4).frames)
+    pixels = model.processor.pixels(video.read_clip(run.clip(sample.video), 4).frames)
     blank, prompt = torch.zeros_like(pixels), "Response A: x Response B: y Which response is better, A or B?"
     odds, whole = model.gradient(pixels, blank, prompt, 1)
     features = model.encode([Path(run.clip(sample.video))])

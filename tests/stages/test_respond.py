@@ -124,7 +124,7 @@ def test_new_videos_are_described_first_by_the_policy_before(make_run: Callable,
     before = {row["video"]: row["context"] for row in records.read_jsonl(run.file(2, "previous_contexts.jsonl"), dict)}
     assert list(before) == videos[1]
     assert {row["video"]: row["previous_context"] for row in records.read_jsonl(run.file(2, "contexts.jsonl"), dict)} == before
-    base = vlmm.open_model(run.params, run.policy(1))
+    base = vlmm.open_policy(run.params, run.policy(1))
     said = base.generate(base.encode([run.videos_folder() / name for name in videos[1]]), [run.params.prompts.context] * 6, max_new_tokens=8)
     assert list(before.values()) == said
     for stage in (data, respond, judge, train, evaluate):

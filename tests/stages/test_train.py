@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from isrdpo.core import params, records
 from isrdpo.core.errors import RunError
 from isrdpo.core.runs import Run
-from isrdpo.models import dpo, hound
+from isrdpo.models import checkpoints, dpo, hound
 from isrdpo.models import local as vlmm
 from isrdpo.stages import train
-from tests.models.test_dpo import PROCESSOR, make_model, preferences
+from tests.miniature import PROCESSOR, make_model, preferences
 
 PRESET = Path(__file__).parents[2] / "params" / "toybox.yaml"
 
@@ -35,7 +35,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for frame in range(3):
             pixels = np.random.default_rng([n, frame]).integers(0, 255, (16, 20, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / "clips" / name / f"c01_{frame:04d}.jpeg")
-    hound.save(make_model(), PROCESSOR, folder / "base")
+    PROCESSOR.save(make_model(), folder / "base")
     return folder
 
 
@@ -100,13 +100,13 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(world: Path, tmp_p
     command = [sys.executable, "-m", "isrdpo.stages.train", "--run", str(killed.folder), "--iteration", "1"]
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     child = subprocess.Popen(command, cwd=PRESET.parent.parent, env=environment)
-    checkpoints = killed.file(1, "checkpoints")
-    while child.poll() is None and not list(checkpoints.glob(f"checkpoint-*/{dpo.WHOLE}")):
+    trainer_folder = killed.file(1, "checkpoints")
+    while child.poll() is None and not list(trainer_folder.glob(f"checkpoint-*/{checkpoints.SEAL}")):
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL and not killed.done("train", 1)
-    newest = max(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    torn = checkpoints / "checkpoint-15"
+    newest = max(trainer_folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    torn = trainer_folder / "checkpoint-15"
     torn.mkdir()
     (torn / "model.safetensors").write_bytes((newest / "model.safetensors").read_bytes()[:1000])
     for run in (whole, killed):
@@ -160,16 +160,16 @@ def test_longer_pairs_are_left_out_and_counted_never_cut(world: Path, tmp_path: 
 def test_training_reads_the_videos_and_tokens_that_generation_reads(world: Path, tmp_path: Path) -> None:
     """What the judge's next-token scores say of two replies is what the trainer says of them."""
     run = make_run(world, tmp_path / "run")
-    opened = vlmm.open_model(run.params, run.policy(1))
+    opened = vlmm.open_policy(run.params, run.policy(1))
     clip, preference = world / "clips" / "one", preferences()[0]
     replies = ("red cat", "red dogs")
     scores = opened.choose(opened.encode([clip]), [preference.question], replies)[0]
     chosen, rejected = (opened.processor.answer_ids(text) for text in replies)
     end = 1 + next(n for n, pair in enumerate(zip(chosen, rejected, strict=False)) if len(set(pair)) == 2)
     chosen, rejected = chosen[:end], rejected[:end]
-    row = dpo.row(preference, opened.processor, {}) | {"chosen_ids": chosen, "rejected_ids": rejected}
+    row = dpo.training_row(preference, opened.processor, {}) | {"chosen_ids": chosen, "rejected_ids": rejected}
     features = train.clip_features(lambda name: world / "clips" / name, opened.encode, ["one"])
-    trainer = dpo.trainer(opened.model, opened.processor, [row], features, run.params.train, tmp_path / "new", seed=0)
+    trainer = dpo.make_trainer(opened.model, opened.processor, [row], features, run.params.train, tmp_path / "new", seed=0)
     first, second = trainer.compute_ref_log_probs(trainer.model, trainer.data_collator([row]))
     assert (first - second).item() == pytest.approx((scores[0] - scores[1]).item(), abs=1e-4)
 
