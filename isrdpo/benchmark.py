@@ -121,7 +121,7 @@ class EncodeCase:
         return features
 
     def _features(self, policy: local.LocalPolicy) -> list[Tensor]:
-        return [video["features"] for video in policy.encode(self.bench.paths)]
+        return [video.features for video in policy.encode(self.bench.paths)]
 
 
 class RespondCase:

@@ -90,7 +90,8 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(arguments: list[str], 
         ),
         (
             ["run", "params/toybox.yaml", "sed=1", "iterations=-1"],
-            "isrdpo: there is no key sed; did you mean seed?\nisrdpo: iterations: -1 must not be negative\n",
+            "isrdpo: there is no key sed; did you mean seed?\n"
+            "isrdpo: iterations: -1 is not a whole number, 0 or more\n",
         ),
         (
             ["run", "params/toybox.yaml", "run=params"],

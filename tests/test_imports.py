@@ -1,4 +1,4 @@
-"""The import rule of the library: each package imports only packages that come before it, in every file and in every function."""
+"""The import rule: each package imports only packages before it, in every file and in every function."""
 
 import ast
 import subprocess
@@ -30,37 +30,25 @@ RUN_MODULES = {"isrdpo.core.runs", "isrdpo.core.pipeline"}
 HEAVY = {"torch", "transformers", "trl", "peft", "decord", "openai", "datasets", "papermill"}
 # Modules whose job needs torch as soon as they are imported; every other one must answer without it.
 TORCH_MODULES = {
-    "isrdpo.toybox.training_batches",
-    "isrdpo.toybox.patches",
-    "isrdpo.toybox.losses",
-    "isrdpo.models.sampling",
-    "isrdpo.models.features",
     "isrdpo.benchmark",
     "isrdpo.models.auto",
     "isrdpo.models.dpo",
     "isrdpo.models.dpo_trainer",
-    "isrdpo.models.dpo_trainer",
-    "isrdpo.models.dpo_trainer",
-    "isrdpo.models.dpo_trainer",
+    "isrdpo.models.features",
     "isrdpo.models.hound",
-    "isrdpo.models.hound_files",
-    "isrdpo.models.hound_layout",
-    "isrdpo.models.hound_files",
-    "isrdpo.models.hound_layout",
-    "isrdpo.models.hound_files",
-    "isrdpo.models.hound_layout",
     "isrdpo.models.hound_files",
     "isrdpo.models.hound_layout",
     "isrdpo.models.hound_model",
     "isrdpo.models.hound_processor",
-    "isrdpo.models.hound_processor",
-    "isrdpo.models.hound_processor",
-    "isrdpo.models.hound_processor",
     "isrdpo.models.interface",
     "isrdpo.models.local",
     "isrdpo.models.packing",
+    "isrdpo.models.sampling",
     "isrdpo.toybox.base_model",
     "isrdpo.toybox.figures",
+    "isrdpo.toybox.losses",
+    "isrdpo.toybox.patches",
+    "isrdpo.toybox.training_batches",
 }
 
 
@@ -109,12 +97,16 @@ def test_imports_go_to_earlier_packages_only(path: Path) -> None:
         assert LEVELS[other] < LEVELS[own], f"{module_name(path)} imports {name}"
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name in ("formats", "models", "scoring")], ids=module_name)
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if p.parent.name in ("formats", "models", "scoring")], ids=module_name
+)
 def test_formats_models_and_scoring_know_no_run(path: Path) -> None:
     assert not imported_modules(path) & RUN_MODULES
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "isrdpo" / "stages").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "isrdpo" / "stages").glob("*.py")), ids=lambda path: path.stem
+)
 def test_stages_do_not_import_each_other(path: Path) -> None:
     from isrdpo.core.pipeline import ORDER
 
@@ -129,7 +121,9 @@ def test_every_package_is_opened_by_one_paragraph() -> None:
         assert "\n\n" not in (ast.get_docstring(tree) or ""), f"{path}: one paragraph"
 
 
-@pytest.mark.parametrize("name", sorted({module_name(path) for path in FILES} - TORCH_MODULES - {"isrdpo.__main__"}))
+@pytest.mark.parametrize(
+    "name", sorted({module_name(path) for path in FILES} - TORCH_MODULES - {"isrdpo.__main__"})
+)
 def test_light_modules_load_nothing_heavy(name: str) -> None:
     code = f"import {name}, sys; print(sorted({HEAVY} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603

@@ -49,7 +49,7 @@ def section(text: str, title: str) -> str:
 
 
 def table_rows(text: str, header: str) -> dict[str, Cells]:
-    """The numbers in each cell of the table that begins with `header`, by the first cell (without backticks)."""
+    """The numbers in each cell of the table under `header`, by the first cell (without backticks)."""
     rows = {}
     for line in text[text.index(header) :].splitlines()[2:]:
         if not line.startswith("| "):
@@ -66,7 +66,7 @@ def numbers(cell: str) -> list[float]:
 def assert_intervals(
     cells: Cells, table: pd.DataFrame, kind: str, measures: tuple[str, ...] = MEASURES
 ) -> None:
-    """Each cell is a value with its interval, rounded as written. `table` has an arm's rows, one for each measure."""
+    """Each cell is a value with its interval, rounded as written; `table` has one row for each measure."""
     for cell, measure in zip(cells, measures, strict=True):
         row = table[table["measure"] == measure].iloc[0]
         expected = [row[kind], row[f"{kind}_low"], row[f"{kind}_high"]]

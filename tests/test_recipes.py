@@ -40,7 +40,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def run_command(project: Path, line: str) -> None:
-    """Run one `isrdpo ...` line by the copy's own code. Raises AssertionError with what it said where it fails."""
+    """Run one `isrdpo ...` line by the copy's own code; where it fails, show what it said."""
     assert line.startswith("isrdpo "), line
     command = line.replace("isrdpo ", f"{sys.executable} -m isrdpo ", 1)
     environment = os.environ | {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"}
@@ -104,7 +104,8 @@ def test_add_a_model_family(project: Path) -> None:
     code = (
         "from pathlib import Path; from isrdpo.core import params; from isrdpo.models import local\n"
         "policy = local.open_policy(params.load(Path('params/toybox.yaml')), 'outputs/terse')\n"
-        "print(type(policy.processor).__name__, policy.processor.decode(policy.processor.request_ids('What?')))"
+        "processor = policy.processor\n"
+        "print(type(processor).__name__, processor.decode(processor.request_ids('What?')))"
     )
     environment = os.environ | {"PYTHONPATH": str(project)}
     done = subprocess.run(

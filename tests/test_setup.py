@@ -19,18 +19,41 @@ import isrdpo
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 WANTED = [Requirement(text) for text in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"])]
-LOCK = [Requirement(line) for line in (ROOT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")]
+LOCK = [
+    Requirement(line)
+    for line in (ROOT / "requirements.lock").read_text().splitlines()
+    if line and not line.startswith("#")
+]
 MACHINES = {
-    "linux": {"sys_platform": "linux", "platform_machine": "x86_64", "platform_system": "Linux", "os_name": "posix"},
-    "linux aarch64": {"sys_platform": "linux", "platform_machine": "aarch64", "platform_system": "Linux", "os_name": "posix"},
-    "macos": {"sys_platform": "darwin", "platform_machine": "arm64", "platform_system": "Darwin", "os_name": "posix"},
+    "linux": {
+        "sys_platform": "linux",
+        "platform_machine": "x86_64",
+        "platform_system": "Linux",
+        "os_name": "posix",
+    },
+    "linux aarch64": {
+        "sys_platform": "linux",
+        "platform_machine": "aarch64",
+        "platform_system": "Linux",
+        "os_name": "posix",
+    },
+    "macos": {
+        "sys_platform": "darwin",
+        "platform_machine": "arm64",
+        "platform_system": "Darwin",
+        "os_name": "posix",
+    },
 }
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 
 
 def pins(requirements: list[Requirement], machine: str, python: str) -> dict[str, str]:
     """name -> specifier of what is installed on a machine."""
-    world = MACHINES[machine] | {"python_version": python, "python_full_version": f"{python}.9", "implementation_name": "cpython"}
+    world = MACHINES[machine] | {
+        "python_version": python,
+        "python_full_version": f"{python}.9",
+        "implementation_name": "cpython",
+    }
     found = [r for r in requirements if r.marker is None or r.marker.evaluate(world)]
     names = [canonicalize_name(r.name) for r in found]
     assert len(names) == len(set(names)), "two pins for one machine"
@@ -46,7 +69,9 @@ def test_the_lock_holds_every_dependency_on_every_machine(machine: str, python: 
         name = canonicalize_name(requirement.name)
         if name in wanted:
             assert requirement.specifier.contains(locked[name].removeprefix("==")), name
-    assert ("decord" in locked) == (machine == "linux"), "decord 0.6.0 has wheels for x86_64 Linux and Windows only; PyAV decodes elsewhere"
+    assert ("decord" in locked) == (machine == "linux"), (
+        "decord 0.6.0 has wheels for x86_64 Linux and Windows only; PyAV decodes elsewhere"
+    )
     assert "av" in locked
 
 
@@ -68,7 +93,9 @@ def test_environment_has_the_locks_pins_and_a_reason_for_each() -> None:
 def test_nothing_names_a_machine_or_a_registry() -> None:
     for name in ("requirements.lock", "pyproject.toml", "environment.yml", "Makefile"):
         text = (ROOT / name).read_text()
-        assert not re.search(r"https?://|file:|(?<!emit-)(?:index-url|find-links)|/home/|/root/|/opt/|/Users/", text), name
+        assert not re.search(
+            r"https?://|file:|(?<!emit-)(?:index-url|find-links)|/home/|/root/|/opt/|/Users/", text
+        ), name
 
 
 def test_the_version_stands_in_both_places() -> None:
@@ -77,27 +104,51 @@ def test_the_version_stands_in_both_places() -> None:
 
 def test_license_and_citation() -> None:
     license_text = (ROOT / "LICENSE").read_text()
-    assert "Apache License" in license_text and "END OF TERMS AND CONDITIONS" in license_text and PROJECT["license"] == "Apache-2.0"
+    assert (
+        "Apache License" in license_text
+        and "END OF TERMS AND CONDITIONS" in license_text
+        and PROJECT["license"] == "Apache-2.0"
+    )
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     paper = citation["preferred-citation"]
-    assert "ISR-DPO" in paper["title"] and "2406.11280" in str(paper) and paper["authors"][0]["family-names"] == "Ahn"
+    assert (
+        "ISR-DPO" in paper["title"]
+        and "2406.11280" in str(paper)
+        and paper["authors"][0]["family-names"] == "Ahn"
+    )
 
 
 def test_the_readmes_commands_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"`?make ([a-z-]+)", (ROOT / "README.md").read_text())) <= targets
-    assert "make test-all" in (ROOT / ".ci" / "run").read_text() and "make test-all" in (ROOT / "README.md").read_text()
-    listed = subprocess.run(["make", "-n", "test-all", "PYTHON=false", "READY="], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert (
+        "make test-all" in (ROOT / ".ci" / "run").read_text()
+        and "make test-all" in (ROOT / "README.md").read_text()
+    )
+    listed = subprocess.run(
+        ["make", "-n", "test-all", "PYTHON=false", "READY="],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     assert '-m "not slow"' in listed and "-m slow" in listed and "ruff check" in listed
 
 
 def test_help_answers_at_once_without_heavy_imports() -> None:
     for heavy in ([], ["run"], ["stage"], ["notebook"], ["check"], ["fetch"], ["export"]):
         started = time.monotonic()
-        done = subprocess.run([sys.executable, "-X", "importtime", "-m", "isrdpo", *heavy, "--help"], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", "-m", "isrdpo", *heavy, "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         took = time.monotonic() - started
         assert done.stdout.startswith("Usage: isrdpo")
-        assert not re.search(r"\| +(torch|transformers|numpy|pandas|papermill|trl)$", done.stderr, re.MULTILINE)
+        assert not re.search(
+            r"\| +(torch|transformers|numpy|pandas|papermill|trl)$", done.stderr, re.MULTILINE
+        )
         assert took < 0.5 or _best_of_three(heavy) < 0.5
 
 
@@ -106,14 +157,25 @@ def _best_of_three(arguments: list[str]) -> float:
     best = 9.0
     for _ in range(3):
         started = time.monotonic()
-        subprocess.run([sys.executable, "-m", "isrdpo", *arguments, "--help"], capture_output=True, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "isrdpo", *arguments, "--help"], capture_output=True, check=True
+        )
         best = min(best, time.monotonic() - started)
     return best
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
 def test_notebooks_import_only_the_library_and_pandas(path: Path) -> None:
-    code = "\n".join("".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code")
-    tops = {alias.name.split(".")[0] for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Import) for alias in n.names}
-    tops |= {(n.module or "").split(".")[0] for n in ast.walk(ast.parse(code)) if isinstance(n, ast.ImportFrom)}
+    code = "\n".join(
+        "".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"
+    )
+    tops = {
+        alias.name.split(".")[0]
+        for n in ast.walk(ast.parse(code))
+        if isinstance(n, ast.Import)
+        for alias in n.names
+    }
+    tops |= {
+        (n.module or "").split(".")[0] for n in ast.walk(ast.parse(code)) if isinstance(n, ast.ImportFrom)
+    }
     assert tops <= {"isrdpo", "pandas"}

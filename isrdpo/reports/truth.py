@@ -31,7 +31,9 @@ def count_pair(responses: list[str], facts: dict | None) -> list[bool] | None:
 def false_claims(text: str, facts: dict) -> set[Claim]:
     """Return the distinct false claims of a text."""
     return {
-        (claim.kind, claim.about, claim.value) for claim in claims.distinct_claims(text, facts) if claim.verdict is False
+        (claim.kind, claim.about, claim.value)
+        for claim in claims.distinct_claims(text, facts)
+        if claim.verdict is False
     }
 
 

@@ -175,7 +175,7 @@ def write_preferences(stage: Stage, samples: Samples, pairs: list[Responses], ca
 
 
 def decide(calls: list[Judgment], min_margin: float) -> tuple[int | None, str]:
-    """The verdict of a pair and its reason, as `verdicts.decide` has them; a pair without calls is undecided."""
+    """The verdict of a pair and its reason (see `verdicts.decide`); a pair without calls is undecided."""
     return verdicts.decide(calls, min_margin) if calls else (None, "undecided")
 
 

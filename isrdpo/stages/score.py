@@ -1,5 +1,4 @@
-"""Beside evaluate: python -m isrdpo.stages.score --run outputs/mine --iteration 1      (iteration 0: the
-base)
+"""Beside evaluate: python -m isrdpo.stages.score --run outputs/mine --iteration 1   (iteration 0: the base)
 
 A scorer's verdict on every answer, and on the claims of those that have a caption -> scores.jsonl; figures by
 test set -> scores.csv. A request is sent once: rows stand on disk as they come; what failed is sent again, and
@@ -261,8 +260,8 @@ def require_same_scorer(to: Path, settings: schema.Score) -> None:
     names = {row.scorer for row in records.read_jsonl(path, records.Score)} if path.exists() else set()
     if names - {settings.model}:
         raise RunError(
-            f"{to}: scored by {', '.join(sorted(names))} already; numbers of different scorers are not mixed: "
-            f"give another --to"
+            f"{to}: scored by {', '.join(sorted(names))} already; "
+            f"numbers of different scorers are not mixed: give another --to"
         )
 
 

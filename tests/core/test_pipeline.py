@@ -102,8 +102,8 @@ def test_a_cached_feature_is_the_encoded_one(opened: Opened) -> None:
     fresh = local.LocalPolicy(model.model, model.processor)
     paths = [run.clip(sample.video) for sample in samples]
     for video, cached, encoded in zip(videos, model.encode(paths), fresh.encode(paths), strict=True):
-        assert torch.equal(video["features"], cached["features"])
-        assert torch.allclose(video["features"], encoded["features"], atol=1e-5)
+        assert torch.equal(video.features, cached.features)
+        assert torch.allclose(video.features, encoded.features, atol=1e-5)
 
 
 def test_swapping_the_responses_swaps_the_verdict(opened: Opened) -> None:

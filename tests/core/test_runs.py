@@ -184,12 +184,12 @@ def test_an_iteration_that_a_run_does_not_have_is_refused(run: Run, name: str, i
 
 def test_rows_under_an_old_key_go_before_new_ones_come(run: Run) -> None:
     with pytest.raises(KeyboardInterrupt), run.stage("data", 1) as stage:
-        log = stage.log("samples.jsonl", dict, 2)
+        log = stage.batches("samples.jsonl", dict, [], 2, "rows").log
         log.append([{"old": True}])
         (run.iteration(1) / ".eval.json.123.part").write_text("torn")
         raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt), run.stage("data", 1) as stage:
-        assert stage.log("samples.jsonl", dict, 2).done == 1, "resumes under the same key"
+        assert stage.batches("samples.jsonl", dict, [], 2, "rows").log.done == 1, "resumes under the same key"
         assert not list(run.iteration(1).glob(".*.part"))
         raise KeyboardInterrupt
     says = "data.samples changed, and stage data of iteration 1 made under the old value"
@@ -197,7 +197,9 @@ def test_rows_under_an_old_key_go_before_new_ones_come(run: Run) -> None:
         run.override("data", {"samples": 7})
     run.update(run.params.override("data", {"samples": 7}), redo=True)
     with run.stage("data", 1) as stage:
-        assert stage.log("samples.jsonl", dict, 2).done == 0, "nothing of the old key is left"
+        assert stage.batches("samples.jsonl", dict, [], 2, "rows").log.done == 0, (
+            "nothing of the old key is left"
+        )
 
 
 def test_a_notebooks_value_is_recorded_before_its_stage(run: Run) -> None:
@@ -213,7 +215,7 @@ def test_a_notebooks_value_is_recorded_before_its_stage(run: Run) -> None:
         run.override("respond", {"temperature": 0.5})
     run.override("judge", {"orders": 1})
     assert Run.open(run.folder).params.respond.temperature == 1.0
-    with pytest.raises(params.ParamsError, match="respond.temperature: -1.0 must not be negative"):
+    with pytest.raises(params.ParamsError, match="respond.temperature: -1.0 is not a number, 0 or more"):
         run.override("respond", {"temperature": -1.0})
 
 

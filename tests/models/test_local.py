@@ -8,6 +8,7 @@ import torch
 
 from isrdpo.core import params, prompts, records
 from isrdpo.models import hound, local
+from isrdpo.models.hound_processor import video_inputs
 from isrdpo.models.interface import CheckpointError, EncodedVideo
 from isrdpo.models.local import LocalPolicy
 from isrdpo.stages import data
@@ -172,7 +173,7 @@ def test_a_choice_is_the_log_probability_of_the_first_differing_token(
     place = next(i for i in range(len(a)) if a[i] != b[i])
     ids = torch.tensor([policy.processor.request_ids(request) + a[:place]])
     with torch.inference_mode():
-        logits = policy.model(input_ids=ids, **hound.video_inputs(videos[0].features[None])).logits[0, -1]
+        logits = policy.model(input_ids=ids, **video_inputs(videos[0].features[None])).logits[0, -1]
     expected = logits.log_softmax(-1)[[a[place], b[place]]]
     swapped = policy.choose(videos, [request], prompts.REPLIES[::-1])
     assert torch.allclose(policy.choose(videos, [request])[0], expected, atol=1e-5)

@@ -25,7 +25,9 @@ def test_tables_of_a_real_run_agree_with_its_rows(whole_run: Run) -> None:
     bias = judged_pairs.length_bias(table)
     assert set(bias["truer"]) <= {"the longer is truer", "the shorter is truer", "equally true"}
     assert (bias["difference"] > 0).all()
-    shares = judged_pairs.judge_shares(judged_pairs.judged_by_condition(whole_run, 1)).set_index(["measure", "what"])["share"]
+    shares = judged_pairs.judge_shares(judged_pairs.judged_by_condition(whole_run, 1)).set_index(
+        ["measure", "what"]
+    )["share"]
     assert shares["the longer is chosen", "with its description"] == pytest.approx(bias["longer"].mean())
     calls = records.read_jsonl(file, records.Judgment)
     first = [call.choice == call.order for call in calls if call.choice is not None]
@@ -109,7 +111,9 @@ def test_an_outcome_without_truth_speaks_of_words_only(make_run: Callable) -> No
     for t, words in enumerate((5, 20)):
         answers = [records.Answer(str(n), "q", "k", "r", "x", words + n % 2, None) for n in range(50)]
         records.write_jsonl(run.file(t, "answers.jsonl"), answers)
-    outcome = outcomes.run_outcome(run, pd.DataFrame([{"iteration": t, "response_words": 1.0} for t in (0, 1)]))
+    outcome = outcomes.run_outcome(
+        run, pd.DataFrame([{"iteration": t, "response_words": 1.0} for t in (0, 1)])
+    )
     assert outcome.startswith("Wordier after 1 iteration")
     assert outcome.endswith("is not known.")
     assert "accuracy" not in outcome

@@ -14,7 +14,13 @@ from isrdpo.stages import data, evaluate, judge, look, respond, train
 PRESET = Path(__file__).parents[2] / "params" / "toybox.yaml"
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 PAIRS = [
-    {"id": f"p{n}", "video": f"{{{n % 3}}}", "prompt": f"What is {n}?", "chosen": f"The red circle moves {n} times to the left.", "rejected": "blue" * (n % 2 + 1)}
+    {
+        "id": f"p{n}",
+        "video": f"{{{n % 3}}}",
+        "prompt": f"What is {n}?",
+        "chosen": f"The red circle moves {n} times to the left.",
+        "rejected": "blue" * (n % 2 + 1),
+    }
     for n in range(4)
 ]
 
@@ -43,7 +49,9 @@ def executed(name: str, run: runs.Run, iteration: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_two_iterations_train_on_the_data_sets_own_pairs_and_every_page_has_something_to_say(given_run: Callable) -> None:
+def test_two_iterations_train_on_the_data_sets_own_pairs_and_every_page_has_something_to_say(
+    given_run: Callable,
+) -> None:
     run = given_run(PAIRS)
     for t in (1, 2):
         data.run(run, t)
@@ -54,9 +62,14 @@ def test_two_iterations_train_on_the_data_sets_own_pairs_and_every_page_has_some
     executed("05_evaluation.ipynb", run, 2)
     for t in (1, 2):
         pairs = records.read_jsonl(run.file(t, "preferences.jsonl"), records.Preference)
-        assert [(p.chosen, p.rejected, p.margin) for p in pairs] == [(row["chosen"], row["rejected"], None) for row in PAIRS]
+        assert [(p.chosen, p.rejected, p.margin) for p in pairs] == [
+            (row["chosen"], row["rejected"], None) for row in PAIRS
+        ]
         assert run.file(t, "responses.jsonl").read_text() == "" == run.file(t, "contexts.jsonl").read_text()
-        assert "judge.method: given" in run.done("respond", t)["warnings"][0] and run.done("look", t)["total"] == 0
+        assert (
+            "judge.method: given" in run.done("respond", t)["warnings"][0]
+            and run.done("look", t)["total"] == 0
+        )
         assert run.done("train", t)["counts"]["pairs"] == 4
     shares = judged_pairs.judge_shares(judged_pairs.judged_by_condition(run, 1)).set_index("measure")
     assert set(shares.index) == {"the longer is chosen"}, "nothing was shown to a judge, so there is no order"
@@ -70,22 +83,35 @@ def test_a_row_without_a_pair_or_with_an_equal_one_is_bad_by_cause(given_run: Ca
         stage.run(run, 1)
     marker = run.done("judge", 1)
     assert marker["warnings"] == []
-    assert marker["bad"] == {"no chosen or no rejected": 1, "chosen equals rejected": 1} and marker["total"] == 4
+    assert (
+        marker["bad"] == {"no chosen or no rejected": 1, "chosen equals rejected": 1} and marker["total"] == 4
+    )
     assert marker["counts"]["kept"] == 2
     assert [row["id"] for row in records.read_jsonl(run.file(1, "bad_judge.jsonl"), dict)] == ["p1", "p2"]
-    assert [row["id"] for row in judged_pairs.judged_table(run, 1).query("kept").to_dict("records")] == ["p0", "p3"]
+    assert [row["id"] for row in judged_pairs.judged_table(run, 1).query("kept").to_dict("records")] == [
+        "p0",
+        "p3",
+    ]
 
 
 def test_without_margins_the_first_are_kept_and_it_is_said(given_run: Callable) -> None:
     run = given_run(PAIRS, "judge.keep_surest=0.5")
     for stage in (data, respond, judge):
         stage.run(run, 1)
-    assert [p.id for p in records.read_jsonl(run.file(1, "preferences.jsonl"), records.Preference)] == ["p0", "p1"]
-    assert run.done("judge", 1)["warnings"] == ["judge.keep_surest=0.5: given pairs have no margin, so the first 50% of them are kept"]
+    assert [p.id for p in records.read_jsonl(run.file(1, "preferences.jsonl"), records.Preference)] == [
+        "p0",
+        "p1",
+    ]
+    assert run.done("judge", 1)["warnings"] == [
+        "judge.keep_surest=0.5: given pairs have no margin, so the first 50% of them are kept"
+    ]
 
 
 def test_toybox_has_no_given_pairs() -> None:
-    with pytest.raises(params.ParamsError, match="^judge.method: given needs a data set's own chosen and rejected, which data.path=toybox has not; give data="):
+    with pytest.raises(
+        params.ParamsError,
+        match="^judge.method: given needs a data set's own chosen and rejected, which data.path=toybox has not; give data=",
+    ):
         params.load(PRESET, ["judge.method=given"])
 
 
@@ -95,8 +121,24 @@ def test_what_is_not_done_does_not_count_and_what_training_rests_on_does(tmp_pat
     def key(stage: str, *more: str, t: int = 2) -> str:
         return keys.stage_key(params.load(PRESET, [*base, *more]), stage, t)
 
-    for idle in ("respond.temperature=0.1", "respond.context=none", "prompts.context=Look.", "judge.orders=1", "prompts.judge_without_context={question} {first} {second}"):
+    for idle in (
+        "respond.temperature=0.1",
+        "respond.context=none",
+        "prompts.context=Look.",
+        "judge.orders=1",
+        "prompts.judge_without_context={question} {first} {second}",
+    ):
         assert key("train", idle) == key("train") and key("judge", idle) == key("judge"), idle
-    for matters in ("seed=3", "model.path=other", "data.train=x.jsonl", "train.beta=0.2", "judge.balance_lengths=true", "judge.method=score"):
+    for matters in (
+        "seed=3",
+        "model.path=other",
+        "data.train=x.jsonl",
+        "train.beta=0.2",
+        "judge.balance_lengths=true",
+        "judge.method=score",
+    ):
         assert key("train", matters) != key("train"), matters
-    assert ("respond", 1) not in keys.upstream(params.load(PRESET, base), "respond", 2) and ("train", 1) in keys.upstream(params.load(PRESET, base), "respond", 2)
+    assert ("respond", 1) not in keys.upstream(params.load(PRESET, base), "respond", 2) and (
+        "train",
+        1,
+    ) in keys.upstream(params.load(PRESET, base), "respond", 2)

@@ -29,7 +29,9 @@ def judged(make_run: Callable):
 
 def test_the_same_pairs_without_the_description(judged: Callable) -> None:
     run = judged("judge.method=score")
-    own, again = (records.read_jsonl(run.file(1, name), records.Judgment) for name in ("judgments.jsonl", CALLS))
+    own, again = (
+        records.read_jsonl(run.file(1, name), records.Judgment) for name in ("judgments.jsonl", CALLS)
+    )
     assert {(c.id, c.order) for c in own} == {(c.id, c.order) for c in again} and own
     assert [c.scores for c in own] != [c.scores for c in again], "the description was read all the same"
 
@@ -53,7 +55,10 @@ def test_looking_touches_no_other_row(judged: Callable) -> None:
     run.update(run.params.override("look", {"examples": 1}), redo=True)
     assert run.done("judge", 1) and not run.done("look", 1)
     look.run(run, 1)
-    assert run.file(1, "judgments.jsonl").read_bytes() == before and len({r["id"] for r in records.read_jsonl(run.file(1, "looks.jsonl"), dict)}) == 1
+    assert (
+        run.file(1, "judgments.jsonl").read_bytes() == before
+        and len({r["id"] for r in records.read_jsonl(run.file(1, "looks.jsonl"), dict)}) == 1
+    )
 
 
 def test_switched_off_it_leaves_nothing(judged: Callable) -> None:
@@ -63,7 +68,9 @@ def test_switched_off_it_leaves_nothing(judged: Callable) -> None:
 
 def test_without_a_description_there_is_no_second_pass(judged: Callable) -> None:
     run = judged("respond.context=none")
-    assert not run.file(1, CALLS).exists() and {row["judged"] for row in records.read_jsonl(run.file(1, "looks.jsonl"), dict)} == {"without", "without, blanked"}
+    assert not run.file(1, CALLS).exists() and {
+        row["judged"] for row in records.read_jsonl(run.file(1, "looks.jsonl"), dict)
+    } == {"without", "without, blanked"}
 
 
 def test_a_policy_that_is_gone_is_said(judged: Callable) -> None:
@@ -99,6 +106,6 @@ def test_the_gradient_is_the_verdicts_own(judged: Callable) -> None:
 
 def test_blanking_changes_the_asked_cells_only() -> None:
     pixels, blank = torch.rand(2, 3, 8, 8) + 1, torch.zeros(2, 3, 8, 8)
-    made = look._blanked(pixels, blank, torch.tensor([0, 16 + 5]), 4)
+    made = look.blank_cells(pixels, blank, torch.tensor([0, 16 + 5]), 4)
     changed = (made != pixels).any(1)
     assert changed[0, :2, :2].all() and changed[1, 2:4, 2:4].all() and changed.sum() == 8

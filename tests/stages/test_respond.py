@@ -60,13 +60,21 @@ def test_rows_are_in_the_samples_order_and_new_each_iteration(make_run: Callable
 
 
 def test_one_description_a_video_shared_by_its_questions(own_data: Callable, make_run: Callable) -> None:
-    rows = [{"id": f"{n}", "video": f"{{{n % 2}}}" + (".mp4" if n > 3 else ""), "prompt": f"What is {n}?"} for n in range(7)]
+    rows = [
+        {"id": f"{n}", "video": f"{{{n % 2}}}" + (".mp4" if n > 3 else ""), "prompt": f"What is {n}?"}
+        for n in range(7)
+    ]
     folder, names = own_data(rows)
     run = make_run("shared", f"data={folder}", "data.samples=0")
     data.run(run, 1)
     respond.run(run, 1)
-    contexts = {row["video"]: row["context"] for row in records.read_jsonl(run.file(1, "contexts.jsonl"), dict)}
-    assert list(contexts) == [f"{name}.mp4" for name in names[:2]] and run.done("respond", 1)["counts"]["described"] == 2
+    contexts = {
+        row["video"]: row["context"] for row in records.read_jsonl(run.file(1, "contexts.jsonl"), dict)
+    }
+    assert (
+        list(contexts) == [f"{name}.mp4" for name in names[:2]]
+        and run.done("respond", 1)["counts"]["described"] == 2
+    )
     assert [r.context for r in answered(run)] == [contexts[f"{names[n % 2]}.mp4"] for n in range(7)]
 
 
@@ -105,7 +113,7 @@ def test_empty_responses_and_contexts_are_bad_samples(make_run: Callable, tmp_pa
     ]  # fmt: skip
     with run.stage("respond", 1) as stage:
         stage.total = 4
-        respond.count(stage, rows, [])
+        respond.count_empty(stage, rows, [])
     assert records.read_jsonl(run.file(1, "bad_respond.jsonl"), dict) == [
         {"id": "mute", "cause": "empty response", "detail": ""}, {"id": "blind", "cause": "empty context", "detail": ""},
     ]  # fmt: skip
@@ -113,19 +121,43 @@ def test_empty_responses_and_contexts_are_bad_samples(make_run: Callable, tmp_pa
 
 def test_new_videos_are_described_first_by_the_policy_before(make_run: Callable, kill_at: Callable) -> None:
     """data.reuse=false: c_{t-1} of videos that iteration t - 1 had not is what pi_{t-1} says of them, and pi_t looks back at it."""
-    run, broken = (make_run(name, "data.reuse=false", "data.samples=6", "iterations=3", "keep_policies=last", "respond.batch_size=2") for name in ("parts", "broken"))
+    run, broken = (
+        make_run(
+            name,
+            "data.reuse=false",
+            "data.samples=6",
+            "iterations=3",
+            "keep_policies=last",
+            "respond.batch_size=2",
+        )
+        for name in ("parts", "broken")
+    )
     for t in (1, 2, 3):
         for stage in (data, respond, judge, train, evaluate):
             stage.run(run, t)
-    assert [run.file(t, "policy").is_dir() for t in (1, 2, 3)] == [False, True, True], "the one that was needed in iteration 3 was kept until then"
-    videos = [[s.video for s in records.read_jsonl(run.file(t, "samples.jsonl"), records.Sample)] for t in (1, 2, 3)]
+    assert [run.file(t, "policy").is_dir() for t in (1, 2, 3)] == [False, True, True], (
+        "the one that was needed in iteration 3 was kept until then"
+    )
+    videos = [
+        [s.video for s in records.read_jsonl(run.file(t, "samples.jsonl"), records.Sample)] for t in (1, 2, 3)
+    ]
     assert all(len(part) == 6 for part in videos) and len({name for part in videos for name in part}) == 18
     assert not run.file(1, "previous_contexts.jsonl").exists()
-    before = {row["video"]: row["context"] for row in records.read_jsonl(run.file(2, "previous_contexts.jsonl"), dict)}
+    before = {
+        row["video"]: row["context"]
+        for row in records.read_jsonl(run.file(2, "previous_contexts.jsonl"), dict)
+    }
     assert list(before) == videos[1]
-    assert {row["video"]: row["previous_context"] for row in records.read_jsonl(run.file(2, "contexts.jsonl"), dict)} == before
+    assert {
+        row["video"]: row["previous_context"]
+        for row in records.read_jsonl(run.file(2, "contexts.jsonl"), dict)
+    } == before
     base = vlmm.open_policy(run.params, run.policy(1))
-    said = base.generate(base.encode([run.videos_folder() / name for name in videos[1]]), [run.params.prompts.context] * 6, max_new_tokens=8)
+    said = base.generate(
+        base.encode([run.videos_folder() / name for name in videos[1]]),
+        [run.params.prompts.context] * 6,
+        max_new_tokens=8,
+    )
     assert list(before.values()) == said
     for stage in (data, respond, judge, train, evaluate):
         stage.run(broken, 1)

@@ -20,6 +20,7 @@ from isrdpo.core.errors import RunError
 from isrdpo.core.runs import Run
 from isrdpo.models import checkpoints, dpo, hound
 from isrdpo.models import local as vlmm
+from isrdpo.models.interface import EncodedVideo
 from isrdpo.stages import train
 from tests.miniature import PROCESSOR, make_model, preferences
 
@@ -40,7 +41,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_run(world: Path, folder: Path, *overrides: str) -> Run:
-    fixed = [f"run={folder}", f"data={world}", f"model.path={world / 'base'}", "model.device=cpu", "train.batch_size=4"]
+    fixed = [
+        f"run={folder}",
+        f"data={world}",
+        f"model.path={world / 'base'}",
+        "model.device=cpu",
+        "train.batch_size=4",
+    ]
     return Run.create(params.load(PRESET, [*fixed, "train.learning_rate=1e-3", "train.lora_r=4", *overrides]))
 
 
@@ -62,7 +69,9 @@ def weights(run: Run, iteration: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_each_iteration_starts_at_ln_2_from_the_policy_before(world: Path, tmp_path: Path, method: str) -> None:
+def test_each_iteration_starts_at_ln_2_from_the_policy_before(
+    world: Path, tmp_path: Path, method: str
+) -> None:
     run = make_run(world, tmp_path / "run", f"train.method={method}", "train.epochs=4")
     for iteration in (1, 2):
         finish(run, iteration)
@@ -114,7 +123,9 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(world: Path, tmp_p
     assert whole.file(1, "train.csv").read_bytes() == killed.file(1, "train.csv").read_bytes()
     names = sorted(path.name for path in whole.file(1, "policy").iterdir())
     for name in names:
-        assert whole.file(1, f"policy/{name}").read_bytes() == killed.file(1, f"policy/{name}").read_bytes(), name
+        assert (
+            whole.file(1, f"policy/{name}").read_bytes() == killed.file(1, f"policy/{name}").read_bytes()
+        ), name
     assert len(table(killed, 1)) == 16
 
 
@@ -167,9 +178,14 @@ def test_training_reads_the_videos_and_tokens_that_generation_reads(world: Path,
     chosen, rejected = (opened.processor.answer_ids(text) for text in replies)
     end = 1 + next(n for n, pair in enumerate(zip(chosen, rejected, strict=False)) if len(set(pair)) == 2)
     chosen, rejected = chosen[:end], rejected[:end]
-    row = dpo.training_row(preference, opened.processor, {}) | {"chosen_ids": chosen, "rejected_ids": rejected}
+    row = dpo.training_row(preference, opened.processor, {}) | {
+        "chosen_ids": chosen,
+        "rejected_ids": rejected,
+    }
     features = train.clip_features(lambda name: world / "clips" / name, opened.encode, ["one"])
-    trainer = dpo.make_trainer(opened.model, opened.processor, [row], features, run.params.train, tmp_path / "new", seed=0)
+    trainer = dpo.make_trainer(
+        opened.model, opened.processor, [row], features, run.params.train, tmp_path / "new", seed=0
+    )
     first, second = trainer.compute_ref_log_probs(trainer.model, trainer.data_collator([row]))
     assert (first - second).item() == pytest.approx((scores[0] - scores[1]).item(), abs=1e-4)
 
@@ -179,13 +195,13 @@ def test_each_clip_is_encoded_once_and_held_only_as_memory_allows(monkeypatch: p
 
     def encode(paths: list[Path]) -> list[dict]:
         asked.extend(path.name for path in paths)
-        return [{"features": torch.full((2, 3), float(len(path.name)))} for path in paths]
+        return [EncodedVideo(torch.full((2, 3), float(len(path.name)))) for path in paths]
 
     features = train.clip_features(Path, encode, ["a", "bb", "a", "bb"])
-    assert features("bb")["features"].eq(2).all() and features("a")["features"].eq(1).all() and asked == ["a", "bb"]
+    assert features("bb").features.eq(2).all() and features("a").features.eq(1).all() and asked == ["a", "bb"]
     monkeypatch.setattr(train, "FEATURE_MEMORY", 0)
     features = train.clip_features(Path, encode, ["a", "bb"])
-    assert features("bb")["features"].eq(2).all() and asked == ["a", "bb", "bb"]
+    assert features("bb").features.eq(2).all() and asked == ["a", "bb", "bb"]
 
 
 def test_older_policies_go_once_they_are_evaluated(world: Path, tmp_path: Path) -> None:
@@ -208,7 +224,9 @@ def test_older_policies_go_once_they_are_evaluated(world: Path, tmp_path: Path) 
     train.run(run, 3)
     assert kept() == [3]
     run.marker_path("train", 3).unlink()
-    with pytest.raises(RunError, match=r"policy of iteration 3 is gone.*run the train stage of iteration 2 again"):
+    with pytest.raises(
+        RunError, match=r"the policy that is to be trained is gone.*run the train stage of iteration 2 again"
+    ):
         train.run(run, 3)
 
 
