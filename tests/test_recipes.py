@@ -1,6 +1,5 @@
 """The recipes of CONTRIBUTING.md, executed as they stand there in a copy of the project."""
 
-import json
 import os
 import re
 import shutil
@@ -13,6 +12,7 @@ import pytest
 
 from isrdpo.core import records
 from isrdpo.core.runs import Run
+from tests import families
 
 ROOT = Path(__file__).parents[1]
 STEP = re.compile(
@@ -93,24 +93,21 @@ def test_add_a_judge(project: Path) -> None:
 @pytest.mark.slow
 def test_add_a_model_family(project: Path) -> None:
     follow(project, "Add a model family")
-    base = project / "outputs" / "terse"
-    shutil.copytree(project / "isrdpo" / "toybox" / "base", base)
-    config = json.loads((base / "config.json").read_text())
-    (base / "config.json").write_text(json.dumps(config | {"model_type": "terse_llava"}))
-    small = "iterations=1 data.samples=8 data.questions=8 data.fixed_pairs=4"
-    run_command(
-        project, f"isrdpo run params/toybox.yaml run=outputs/run --stages model.path=outputs/terse {small}"
-    )
+    checkpoint = families.write("llava_next_video", project / "outputs" / "checkpoint")
     code = (
-        "from pathlib import Path; from isrdpo.core import params; from isrdpo.models import local\n"
-        "policy = local.open_policy(params.load(Path('params/toybox.yaml')), 'outputs/terse')\n"
-        "processor = policy.processor\n"
-        "print(type(processor).__name__, processor.decode(processor.request_ids('What?')))"
+        "from pathlib import Path\n"
+        "from isrdpo.core import params\n"
+        "from isrdpo.models import local\n"
+        "from isrdpo.toybox import world\n"
+        "clips = Path('outputs/clips')\n"
+        "name = world.samples('loop', 1, 0, world.Difficulty(), clips, 0)[0].video\n"
+        f"policy = local.open_policy(params.load(Path('params/toybox.yaml')), {str(checkpoint)!r})\n"
+        "ids = policy.processor.request_ids('What moves?', policy.encode([clips / name])[0])\n"
+        "print(type(policy.processor).__name__, policy.processor.decode(ids))"
     )
     environment = os.environ | {"PYTHONPATH": str(project)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=project, env=environment, capture_output=True, text=True
-    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
     assert done.stdout.startswith("TerseProcessor"), done.stderr
     assert "Answer in one sentence." in done.stdout
 

@@ -111,7 +111,7 @@ TABLE = {
     ),
 }
 ORDER = tuple(TABLE)
-STAGES = tuple(name for name, spec in TABLE.items() if not spec.beside)
+STAGES = tuple(name for name, spec in TABLE.items() if spec.notebook)
 NOTEBOOKS = {name: spec.notebook for name, spec in TABLE.items() if spec.notebook}
 BESIDE = {spec.beside: name for name, spec in TABLE.items() if spec.beside}
 

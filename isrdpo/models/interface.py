@@ -91,6 +91,18 @@ class EncodedVideo:
         )
 
 
+@dataclass(frozen=True)
+class LoadOptions:
+    """The parameters that a loader may need. See the sections `model` and `video` of params/base.yaml."""
+
+    dtype: torch.dtype
+    device: str
+    quantize: str = "none"
+    frames: int | None = None
+    image_tower: str | None = None
+    video_tower: str | None = None
+
+
 class Processor(Protocol):
     """Requests, answers and clips as one family's model takes them."""
 

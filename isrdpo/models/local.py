@@ -20,8 +20,9 @@ from isrdpo.core.folders import checkpoint_path
 from isrdpo.core.params import Model as ModelSettings
 from isrdpo.core.params import Params
 from isrdpo.formats import video
-from isrdpo.models import auto, features, hound, packing
-from isrdpo.models.interface import CheckpointError, EncodedVideo, Processor
+from isrdpo.models import features, packing
+from isrdpo.models.families import load_checkpoint
+from isrdpo.models.interface import EncodedVideo, LoadOptions, Processor
 from isrdpo.models.sampling import KeyedNoise, warpers
 
 # Bytes of features that stay in memory, so that a stage's next question about a clip finds it encoded.
@@ -269,24 +270,18 @@ def open_policy(params: Params, path: str, cache: Path | None = None) -> LocalPo
     `cache` is the folder for encoded clips. Raises CheckpointError.
     """
     settings = params.model
-    checkpoint = checkpoint_path(path)
     device = device_of(settings)
-    dtype = getattr(torch, settings.dtype)
     if settings.device == "auto" and device != "cpu" and sys.stderr.isatty():
         print(f"model.device=auto: {torch.cuda.get_device_name()}", file=sys.stderr)
-    if auto.model_type(checkpoint) in hound.MODEL_TYPES:
-        if settings.quantize != "none":
-            raise CheckpointError(
-                f"model.quantize={settings.quantize}: LLaVA-Hound checkpoints are read exactly, "
-                "not quantized; leave it none"
-            )
-        towers = {"image_tower": settings.image_tower, "video_tower": settings.video_tower}
-        model, processor = hound.load(checkpoint, **towers, dtype=dtype, device=device)
-    else:
-        frames = params.video.frames
-        model, processor = auto.load(
-            checkpoint, frames=frames, dtype=dtype, device=device, quantize=settings.quantize
-        )
+    options = LoadOptions(
+        dtype=getattr(torch, settings.dtype),
+        device=device,
+        quantize=settings.quantize,
+        frames=params.video.frames,
+        image_tower=settings.image_tower,
+        video_tower=settings.video_tower,
+    )
+    model, processor = load_checkpoint(checkpoint_path(path), options)
     return LocalPolicy(model, processor, params.video.span, cache, params.video.max_pixels or 0)
 
 

@@ -38,7 +38,7 @@ def evaluate_policy(run: Run, iteration: int) -> None:
         samples = records.read_jsonl(run.file(0, "samples.jsonl"), Sample)
         pairs = records.read_jsonl(run.file(0, "fixed_pairs.jsonl"), FixedPair)
         stage.total = len(samples)
-        policy = open_policy(run, run.policy_after(iteration))
+        policy = open_policy(stage, run.policy_after(iteration))
         answers = answer(stage, policy, samples)
         stage.count("empty", sum(not row.response.strip() for row in answers))
         limit = stage.params.evaluate.max_new_tokens

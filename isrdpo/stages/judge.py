@@ -85,7 +85,7 @@ def judge_by_policy(stage: Stage, samples: Samples, pairs: list[Responses]) -> l
     size = stage.params.judge.batch_size
     batches = stage.batches("judgments.jsonl", Judgment, records.cut_batches(pairs, size), size, "judge")
     if not batches.complete:
-        policy = open_policy(stage.run, stage.run.policy(stage.t))
+        policy = open_policy(stage, stage.run.policy(stage.t))
         for batch in batches:
             calls = verdicts.ask_policy(
                 policy,

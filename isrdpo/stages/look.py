@@ -49,7 +49,7 @@ def run(run: Run, iteration: int) -> None:
                 f"no verdicts without the description, no heat maps"
             )
             return
-        policy = open_policy(run, run.policy(iteration))
+        policy = open_policy(stage, run.policy(iteration))
         if judge_again:
             judge_without_context(stage, policy, samples, described)
         if settings.examples and policy.cannot_explain:

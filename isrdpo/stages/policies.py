@@ -7,20 +7,25 @@ from isrdpo.core import records
 from isrdpo.core.errors import RunError
 from isrdpo.core.folders import display_path
 from isrdpo.core.runs import Run
+from isrdpo.core.stage import Stage
 
 if TYPE_CHECKING:
     from isrdpo.models.local import LocalPolicy
 
 
-def open_policy(run: Run, path: str) -> "LocalPolicy":
-    """The policy at `path`, ready for inference.
+def open_policy(stage: Stage, path: str) -> "LocalPolicy":
+    """The policy at `path`, ready for inference. Raises CheckpointError.
 
-    Notes in the run's model.json what pages say of it. Raises CheckpointError.
+    What its family cannot do is said in the stage's marker; what pages say of the model is noted in the run's
+    model.json.
     """
     from isrdpo.models import local
 
+    run = stage.run
     cache = run.cache / "features" if run.params.video.cache else None
     policy = local.open_policy(run.params, path, cache)
+    if policy.cannot_share and stage.name != "train":
+        stage.warn(policy.cannot_share)
     note = run.folder / "model.json"
     if not note.exists():
         records.write_json(note, policy.summary())

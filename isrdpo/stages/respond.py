@@ -40,7 +40,7 @@ def run(run: Run, iteration: int) -> None:
         responding = stage.batches("responses.jsonl", Responses, sample_batches, size, "respond")
         if not (describing.complete and responding.complete):
             previous |= describe_as_before(stage, samples, previous)
-            policy = open_policy(run, run.policy(iteration))
+            policy = open_policy(stage, run.policy(iteration))
             describe(stage, policy, describing, previous)
             contexts = {row.video: row.context for row in describing.rows()}
             respond(stage, policy, responding, contexts, previous)
@@ -106,7 +106,7 @@ def describe_as_before(stage: Stage, samples: list[Sample], previous: dict[str, 
     )
     if not describing.complete:
         path = require_policy(stage.run, stage.t - 1, "describe the new videos")
-        policy = open_policy(stage.run, path)
+        policy = open_policy(stage, path)
         for batch in describing:
             requests = [stage.params.prompts.context] * len(batch)
             texts = draw_contexts(stage, policy, batch, requests, stage.t - 1)

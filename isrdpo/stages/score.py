@@ -1,8 +1,8 @@
 """Beside evaluate: python -m isrdpo.stages.score --run outputs/mine --iteration 1   (iteration 0: the base)
 
-A scorer's verdict on every answer, and on the claims of those that have a caption -> scores.jsonl; figures by
-test set -> scores.csv. A request is sent once: rows stand on disk as they come; what failed is sent again, and
-what fails twice is a bad sample.
+A scorer's verdict on every answer, and on the claims of those that have a caption -> scores.jsonl; figures
+by test set -> scores.csv. A request is sent once: rows stand on disk as they come; what failed is sent again,
+and what fails twice is a bad sample.
 """
 
 import hashlib

@@ -59,7 +59,7 @@ def run(run: Run, iteration: int) -> None:
 def train(stage: Stage) -> None:
     """Optimise pi_t on the preferences, and write pi_{t+1}. Without a pair the policy stays as it is."""
     path = require_policy(stage.run, stage.t, "be trained")
-    policy = open_policy(stage.run, path)
+    policy = open_policy(stage, path)
     dtype = policy.model.dtype
     preferences = records.read_jsonl(stage.path("preferences.jsonl"), Preference)
     stage.total = len(preferences)
