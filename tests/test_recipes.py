@@ -75,7 +75,7 @@ def test_change_the_judges_prompt(project: Path) -> None:
 @pytest.mark.slow
 def test_add_an_arm(project: Path) -> None:
     follow(project, "Add an arm")
-    results = pd.read_csv(project / "outputs" / "my_study" / "comparison" / "results.csv")
+    results = pd.read_csv(project / "outputs" / "my_study" / "results.csv")
     assert set(results["arm"]) == {"isr", "cautious"}
     assert Run.open(project / "outputs" / "my_study" / "cautious-0").params.arm == "cautious"
 

@@ -10,11 +10,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import isrdpo
+from isrdpo.core import strict_yaml
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -77,7 +77,7 @@ def test_the_lock_holds_every_dependency_on_every_machine(machine: str, python: 
 
 def test_environment_has_the_locks_pins_and_a_reason_for_each() -> None:
     text = (ROOT / "environment.yml").read_text()
-    entries = next(e["pip"] for e in yaml.safe_load(text)["dependencies"] if isinstance(e, dict))
+    entries = next(e["pip"] for e in strict_yaml.parse(text, "file")["dependencies"] if isinstance(e, dict))
     assert entries[-1] == "--editable ."
     conda = [Requirement(entry) for entry in entries[:-1]]
     for machine in MACHINES:
@@ -88,6 +88,32 @@ def test_environment_has_the_locks_pins_and_a_reason_for_each() -> None:
     for line in text.splitlines():
         if re.match(r" +- [\w-]+==", line):
             assert re.search(r"  +# \w.{8,}", line), f"no reason: {line}"
+
+
+def imported_packages(tree: ast.AST) -> set[str]:
+    """The top-level packages that a file imports, also inside functions."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").split(".")[0])
+    return names
+
+
+def test_every_import_is_declared() -> None:
+    declared = {canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"]}
+    distributions = {
+        "PIL": "pillow",
+        "sklearn": "scikit-learn",
+        "ruamel": "ruamel-yaml",
+        "IPython": "ipython",
+    }
+    for path in (ROOT / "isrdpo").rglob("*.py"):
+        for name in (
+            imported_packages(ast.parse(path.read_text())) - set(sys.stdlib_module_names) - {"isrdpo"}
+        ):
+            assert canonicalize_name(distributions.get(name, name)) in declared, f"{path}: {name}"
 
 
 def test_nothing_names_a_machine_or_a_registry() -> None:
@@ -109,7 +135,7 @@ def test_license_and_citation() -> None:
         and "END OF TERMS AND CONDITIONS" in license_text
         and PROJECT["license"] == "Apache-2.0"
     )
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    citation = strict_yaml.parse((ROOT / "CITATION.cff").read_text(), "file")
     paper = citation["preferred-citation"]
     assert (
         "ISR-DPO" in paper["title"]

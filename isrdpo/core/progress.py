@@ -10,12 +10,13 @@ T = TypeVar("T")
 def progress_bar(iterable: Iterable[T], total: int | None, label: str) -> Iterator[T]:
     """Iterate with a bar: a widget in a notebook, a line in a terminal, nothing in a pipe.
 
-    `total` may be None where it is not known: then the bar only counts.
+    `total` may be None where it is not known: then the bar only counts. Notebooks that papermill executes
+    have no bar either (TQDM_DISABLE in their kernel's environment), since a page shows what they display.
     """
     from tqdm.auto import tqdm
 
-    in_notebook = "ipykernel" in sys.modules
-    return iter(tqdm(iterable, total=total, desc=label, disable=not in_notebook and not sys.stderr.isatty()))
+    options = {} if "ipykernel" in sys.modules else {"disable": not sys.stderr.isatty()}
+    return iter(tqdm(iterable, total=total, desc=label, **options))
 
 
 def format_duration(seconds: float) -> str:

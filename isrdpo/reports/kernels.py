@@ -11,6 +11,7 @@ ENVIRONMENT = {
     "MPLBACKEND": "Agg",  # the inline backend would break a process that the kernel starts
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no warning of the debugger about frozen modules
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TQDM_DISABLE": "1",  # a page would show the bars as they stood at the end
 }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from isrdpo.core import records
+from isrdpo.core import records, strict_yaml
 from isrdpo.core.hub_ids import is_hub_id
 from isrdpo.core.judges import JUDGES
 from isrdpo.core.records import Preference
@@ -110,9 +110,7 @@ def _columns(copied: bool) -> str:
 
 def _write(run: Run, t: int, card: Card) -> str:
     """Front matter, title, origin, the table of facts, usage, rights."""
-    import yaml
-
-    front = yaml.safe_dump({**LICENSE, **card.front}, sort_keys=False, width=1000)
+    front = strict_yaml.dump({**LICENSE, **card.front})
     rows = "".join(f"| {name} | {value} |\n" for name, value in _facts(run, t, card.counts).items())
     return (
         f"---\n{front}---\n\n"

@@ -46,7 +46,7 @@ class Request:
         return protocol.score_request(self.protocol, row.question, row.answer, row.response, row.caption)
 
     def characters(self) -> int:
-        """How long the chat is."""
+        """The length of the chat."""
         return sum(len(turn["content"]) for turn in self.messages())
 
     def digest(self) -> str:

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
-from isrdpo.core import records
+from isrdpo.core import records, strict_yaml
 from isrdpo.core.clips import find_clip
 from isrdpo.core.errors import MissingStage, RunError
 from isrdpo.core.records import Preference
@@ -202,7 +201,7 @@ def test_hf_is_a_data_set_that_trl_takes(
     assert "| pairs | 4 |" in text
     assert "| iteration | 1 of" in text
     assert str(tmp_path) not in text
-    assert yaml.safe_load(text.split("---")[1])["license_name"] == "unspecified"
+    assert strict_yaml.parse(text.split("---")[1], "file")["license_name"] == "unspecified"
     assert "The base model answered each question twice; it judged its own answers itself" in text
 
 
