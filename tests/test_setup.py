@@ -161,6 +161,26 @@ def test_the_readmes_commands_exist() -> None:
     assert '-m "not slow"' in listed and "-m slow" in listed and "ruff check" in listed
 
 
+def isrdpo_commands(text: str) -> list[list[str]]:
+    """The words behind `isrdpo` of every command in a page's code blocks and in its backticks."""
+    fenced = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
+    inline = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    lines = [line for block in fenced for line in block.splitlines()] + inline
+    return [line.split("#")[0].split()[1:] for line in lines if re.match(r"isrdpo [a-z]", line)]
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "outputs/published/RESULTS.md"])
+def test_the_isrdpo_commands_of_a_page_exist_with_their_options(name: str) -> None:
+    from isrdpo import cli
+
+    commands = isrdpo_commands((ROOT / name).read_text())
+    assert commands
+    for command, *words in commands:
+        assert command in cli.commands.commands, command
+        options = {option for param in cli.commands.commands[command].params for option in param.opts}
+        assert {word for word in words if word.startswith("--")} <= options, (command, words)
+
+
 def test_help_answers_at_once_without_heavy_imports() -> None:
     for heavy in ([], ["run"], ["stage"], ["notebook"], ["check"], ["fetch"], ["export"]):
         started = time.monotonic()

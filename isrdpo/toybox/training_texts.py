@@ -138,12 +138,14 @@ class Tokens:
         self, scene: Scene, tasks: tuple[str, ...], rng: random.Random, longer: float, video: bool
     ) -> TokenSequence:
         """Draw one branch a task about a scene; the prefix is the longest one that all prompts begin with."""
+        from isrdpo.models.packing import shared_length
+
         if tasks == COPYING:
             return self.copying(rng)
         branches = [draw_branch(task, scene, rng, longer) for task in tasks]
         requests = [prompts.conversation(branch.request, video) for branch in branches]
         prompt_ids = [self.processor.prompt_ids(request) for request in requests]
-        shared = _shared_length(prompt_ids)
+        shared = shared_length(prompt_ids)
         token_branches = []
         for ids, branch in zip(prompt_ids, branches, strict=True):
             reply = self.reply_ids(branch.reply)
@@ -161,14 +163,6 @@ class Tokens:
         between = rng.choices(pieces, k=rng.randrange(30))
         branch = TokenBranch(first + between, first, [0.0] + [1.0] * (count - 1))
         return TokenSequence([self.processor.pieces.bos_id()], [branch])
-
-
-def _shared_length(rows: list[list[int]]) -> int:
-    """The number of tokens that all rows begin with; each row keeps at least one of its own."""
-    shared = 0
-    while all(len(ids) > shared + 1 and ids[shared] == rows[0][shared] for ids in rows):
-        shared += 1
-    return shared
 
 
 def tokenizer_corpus(count: int = 6000) -> list[str]:

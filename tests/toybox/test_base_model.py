@@ -11,7 +11,7 @@ import torch
 
 from isrdpo.core import prompts
 from isrdpo.core.folders import TOYBOX_BASE
-from isrdpo.models import hound
+from isrdpo.models import hound, packing
 from isrdpo.toybox import base_model, losses, patches, recipe, training_batches, training_texts, world
 from isrdpo.toybox.facts import Scene
 
@@ -67,7 +67,7 @@ def test_a_branch_gives_the_logits_it_would_give_alone(tiny: Tiny, video: bool) 
 
 
 def test_branches_are_packed_side_by_side() -> None:
-    packed = training_batches.pack_branches([[1, 2], [3]], [[[10], [11, 12]], [[13]]], pad=0)
+    packed = packing.pack([([1, 2], [[10], [11, 12]]), ([3], [[13]])], pad=0)
     assert packed.input_ids.tolist() == [[1, 2, 10, 11, 12], [3, 13, 0, 0, 0]]
     assert packed.position_ids.tolist() == [[0, 1, 2, 2, 3], [0, 1, 0, 0, 0]]
     assert packed.part.tolist() == [[0, 0, 1, 2, 2], [0, 1, -1, -1, -1]]
