@@ -82,6 +82,8 @@ def _batched_files(run: Run, stage: str, t: int) -> list[tuple[str, Path]]:
     match stage:
         case "respond":
             samples = run.file(t, "samples.jsonl")
+            if run.params.respond.context == "none":
+                return [("responses.jsonl", samples)]
             return [("contexts.jsonl", samples), ("responses.jsonl", samples)]
         case "judge":
             return [("judgments.jsonl", run.file(t, "responses.jsonl"))]
