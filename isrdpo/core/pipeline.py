@@ -215,7 +215,7 @@ def _data_dependencies(params: Params, values: dict[str, Any], t: int | None) ->
     others only.
     """
     ignored = set()
-    if params.data.path != "toybox":
+    if not params.data.is_toybox:
         ignored |= {name for name in values if name.startswith("toybox.")}
     if t is not None:
         ignored |= TRAINING_DATA if t == 0 else HELD_OUT_DATA

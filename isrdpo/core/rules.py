@@ -53,7 +53,7 @@ def _judge_rules(params: "Params") -> Iterator[str]:
     if judge is None:
         return
     method = params.judge.method
-    is_toybox = params.data.path in ("toybox", None)
+    is_toybox = params.data.is_toybox or params.data.path is None
     if params.judge.min_margin and judge.asks_policy and not judge.has_margin:
         yield "judge.min_margin: a generated verdict has no margin; set judge.method=score, or leave it 0"
     if judge.needs_facts and not is_toybox:
@@ -61,7 +61,7 @@ def _judge_rules(params: "Params") -> Iterator[str]:
             f"judge.method: {method} needs known facts, which only data.path=toybox has; "
             f"give generate or score"
         )
-    if not judge.needs_responses and params.data.path == "toybox":
+    if not judge.needs_responses and params.data.is_toybox:
         yield (
             f"judge.method: {method} needs a data set's own chosen and rejected, "
             f"which data.path=toybox has not; give data=FOLDER, or another judge.method"
@@ -90,7 +90,7 @@ def _data_rules(data: Data) -> Iterator[str]:
         for path in (PurePath((text or "").strip()) for text in texts):
             if path.is_absolute() or ".." in path.parts:
                 yield f"data.{key}: {printable(str(path))} leads out of data.path; give a path inside it"
-    if data.benchmark not in (None, "none") and data.path == "toybox":
+    if data.benchmark not in (None, "none") and data.is_toybox:
         yield (
             "data.benchmark: Toybox has questions of its own; "
             "give data=FOLDER with the benchmark's folder in it and data.test=that folder, or none"

@@ -139,7 +139,7 @@ class Run:
         benchmark. Raises RunError where the folder leads out of data.path.
         """
         data = self.params.data
-        if data.path == "toybox":
+        if data.is_toybox:
             return self.cache / "clips"
         name = "test" if held_out and data.benchmark != "none" else "videos"
         root = resolve(data.path)

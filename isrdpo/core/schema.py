@@ -76,6 +76,11 @@ class Data(Section):
     questions: Count
     fixed_pairs: Count
 
+    @property
+    def is_toybox(self) -> bool:
+        """Whether the data are the embedded world's, not those of a folder."""
+        return self.path == "toybox"
+
 
 class Toybox(Section):
     noise: Amount

@@ -75,7 +75,7 @@ def prepare(run: Run, iteration: int) -> None:
     with run.stage("data", iteration) as stage:
         if stage is None:
             return
-        if run.params.data.path == "toybox":
+        if run.params.data.is_toybox:
             samples = toybox_samples(run, iteration)
         else:
             samples = folder_samples(stage)
@@ -117,7 +117,7 @@ def toybox_samples(run: Run, iteration: int) -> list[Sample]:
 def toybox_fixed_pairs(run: Run) -> list[FixedPair]:
     """Toybox's held-out pairs; none of other data, whose facts are not known."""
     data = run.params.data
-    if data.path != "toybox" or not data.fixed_pairs:
+    if not data.is_toybox or not data.fixed_pairs:
         return []
     from isrdpo.toybox import world
 
@@ -274,7 +274,7 @@ def read_source(source: Source, clips: Path) -> Iterator[Sample | BadRow]:
 def inspect(params: Params) -> Overview:
     """Look at the data before a run, without a model: open no video, but look whether each is there."""
     data = params.data
-    if data.path == "toybox":
+    if data.is_toybox:
         counts = {"train rows": data.samples or TOYBOX_SAMPLES} if params.iterations else {}
         return Overview("toybox", counts | {"evaluation rows": data.questions or TOYBOX_QUESTIONS})
     overview = Overview(str(resolve(data.path)), {})
