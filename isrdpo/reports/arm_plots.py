@@ -30,11 +30,11 @@ COMPARED = {  # by column of summary.csv
         "hallucination (share of claims)", None, "False claims among all checkable ones."
     ),
     "false_claims": ComparedPanel(
-        "false claims an answer",
+        "false claims per answer",
         None,
-        "False claims an answer: longer answers have more of them at the same rate.",
+        "False claims per answer: longer answers have more of them at the same rate.",
     ),
-    "response_words": ComparedPanel("length (words an answer)", None, "How long the answers are."),
+    "response_words": ComparedPanel("length (words per answer)", None, "How long the answers are."),
     "prefers_longer": ComparedPanel(
         "verdicts for the longer (share)", 1.0, "How often each arm's verdicts go to the longer answer."
     ),

@@ -57,7 +57,7 @@ MEASURES = {
     "accuracy": Measure("correct", words="accuracy"),
     "hallucination": Measure("false", "claims", words="false claims among all"),
     "false_claims": Measure("false"),
-    "response_words": Measure("words", words="words an answer", digits=1),
+    "response_words": Measure("words", words="words per answer", digits=1),
 }
 
 

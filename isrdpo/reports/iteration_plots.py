@@ -38,11 +38,11 @@ CURVES = {
         "Answers whose main claim is stated and true.",
     ),
     "hallucination": IndexPanel(
-        Curve({"hallucination": "a claim", "false_claims": "an answer"}, "false claims"),
-        "False claims: of all claims made, and an answer.",
+        Curve({"hallucination": "per claim", "false_claims": "per answer"}, "false claims"),
+        "False claims: of all claims made, and per answer.",
     ),
     "response_words": IndexPanel(
-        Curve({"response_words": ""}, "length (words an answer)"),
+        Curve({"response_words": ""}, "length (words per answer)"),
         "How long answers are.",
     ),
     "prefers_longer": IndexPanel(

@@ -86,7 +86,7 @@ def _full_sentence(change: Change) -> str:
 
 
 def _words(change: Change) -> str:
-    return f"{change.base_words:.1f} → {change.last_words:.1f} words an answer"
+    return f"{change.base_words:.1f} → {change.last_words:.1f} words per answer"
 
 
 def _claims(change: Change) -> str:
@@ -97,7 +97,7 @@ def _claims(change: Change) -> str:
         return ""
     return (
         f"; false claims {base['hallucination']:.0%} → {last['hallucination']:.0%} of all, "
-        f"{base['false_claims']:.2f} → {last['false_claims']:.2f} an answer"
+        f"{base['false_claims']:.2f} → {last['false_claims']:.2f} per answer"
     )
 
 
@@ -107,7 +107,7 @@ def _untrained_sentence(row: pd.Series) -> str:
     if row["scorer"]:
         source = "the facts say" if row["scorer"] == "facts" else f"{row['scorer']} says"
         accuracy = f"{row['accuracy']:.0%} of its answers are right, as {source}; "
-    return f"Nothing was trained: the model as it is. {accuracy}{row['response_words']:.1f} words an answer."
+    return f"Nothing was trained: the model as it is. {accuracy}{row['response_words']:.1f} words per answer."
 
 
 def _by_sign(change: Interval, up: str, down: str, neither: str) -> str:

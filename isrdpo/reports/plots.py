@@ -189,7 +189,7 @@ def length_truth(rows: pd.DataFrame) -> Figure:
         marker = marker_of(number)
         binned_shares(axis, part, "words", "correct", np.linspace(0, 1, 5), marker, color)
         axis.plot([], [], marker=marker, linestyle="", color=color, label=str(what))
-    axis.set(xlabel="length (words an answer)", ylabel="accuracy (share of answers)", ylim=(0, 1.03))
+    axis.set(xlabel="length (words per answer)", ylabel="accuracy (share of answers)", ylim=(0, 1.03))
     growing_legend(figure, axis)
     return figure
 

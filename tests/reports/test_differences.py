@@ -73,7 +73,7 @@ def test_a_sentence_tells_each_measure_with_its_own_digits() -> None:
         "isr against other after 1 iterations, 1 seed: "
         "accuracy 1.000 against 0.000 (difference +1.000 [+1.000, +1.000]); "
         "false claims among all 0.000 against 0.500 (difference -0.500 [-0.500, -0.500]); "
-        "words an answer 7.0 against 5.0 (difference +2.0 [+2.0, +2.0])."
+        "words per answer 7.0 against 5.0 (difference +2.0 [+2.0, +2.0])."
     )
     assert (
         differences.outcome(differences.differences(table, "isr"), "isr", "x")
