@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from isrdpo.core import prompts
+from isrdpo.core import params, prompts
 from isrdpo.formats import video
 from isrdpo.models import dpo, hound
 from isrdpo.models.hound_model import HoundConfig
 from isrdpo.models.hound_processor import normalize, resize_and_crop, unit_scale
 from isrdpo.models.interface import EncodedVideo
-from tests.miniature import train_settings
 
 # what the checker puts in the place of all placeholders of an image or a video
 IMAGE = -200
@@ -110,7 +109,7 @@ class Adapter:
                 )
             )
         videos = {str(n): EncodedVideo(self.features(clip, "VIDEO")) for n, clip in enumerate(pixels)}
-        settings = train_settings(batch_size=1)
+        settings = params.load(params.BASE, ["data=toybox", "train.batch_size=1"]).train
         totals = []
         with tempfile.TemporaryDirectory() as folder:
             trainer = dpo.make_trainer(
