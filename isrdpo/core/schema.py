@@ -61,7 +61,13 @@ Policies = Annotated[
 class Section(BaseModel):
     """Parameters that belong together: strict types, no unknown key, no change after."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        protected_namespaces=(),
+        defer_build=True,  # sections are only read inside Params, which then builds them once
+    )
 
 
 class Data(Section):
