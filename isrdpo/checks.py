@@ -18,7 +18,7 @@ from isrdpo.core.folders import checkpoint_path, nearest_folder, resolve
 from isrdpo.core.hub_ids import is_hub_id
 from isrdpo.core.judges import JUDGES
 from isrdpo.core.params import Params
-from isrdpo.core.progress import progress_bar
+from isrdpo.core.progress import format_size, progress_bar
 from isrdpo.core.records import Sample
 from isrdpo.formats import video
 from isrdpo.scoring import scorers
@@ -297,8 +297,3 @@ def training_memory(params: Params, weights: float) -> str:
         size = parameters * QUANTIZED_BYTES.get(params.model.quantize, dtype)
         detail = "the frozen base); its adapter and activations on top"
     return f"training memory: about {format_size(size)} on one device ({detail}"
-
-
-def format_size(count: float) -> str:
-    """Return bytes as a person reads them, such as 14.0 GB."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -317,7 +317,7 @@ def agreement_command(first: Path, second: Path, target: str | None) -> None:
     table = scores.agreement_table(rows, other_rows)
     print(scores.agreement_lines(table))
     if target:
-        scores.write_scores(table, Path(target))
+        records.write_csv(Path(target), table)
 
 
 @commands.command()

@@ -23,6 +23,7 @@ from isrdpo.core.errors import RunError
 from isrdpo.core.folders import atomic_folder, display_path, project_root, resolve
 from isrdpo.core.pipeline import STAGES, stage_key
 from isrdpo.core.progress import format_duration, format_time_left
+from isrdpo.core.provenance import cpu_count
 from isrdpo.core.runs import Run, is_complete
 
 KEYS = ("preset", "run", "seeds", "parallel", "set", "arms")
@@ -244,17 +245,10 @@ def slot_environment(slot: int, parallel: int, devices: Sequence[str]) -> dict[s
     """
     environment = {}
     if parallel > 1 and "OMP_NUM_THREADS" not in os.environ:
-        environment["OMP_NUM_THREADS"] = str(max(1, _core_count() // parallel))
+        environment["OMP_NUM_THREADS"] = str(max(1, cpu_count() // parallel))
     if len(devices) > 1:
         environment["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
     return environment
-
-
-def _core_count() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def last_line(log: Path) -> str:

@@ -41,7 +41,7 @@ SUMMARY = (
 )
 WITHOUT_INTERVAL = ("iteration", "dpo_loss_first", "dpo_loss_last", "seconds", "scorer")
 Figures = dict[str, float | None]  # name, name_low, name_high of each figure: one row of a table
-Sums = tuple[np.ndarray, np.ndarray]  # what is summed above and below a ratio's line, one entry a row
+Sums = tuple[np.ndarray, np.ndarray]  # what is summed above and below a ratio's line, one entry per row
 
 
 @dataclass(frozen=True)
@@ -300,12 +300,12 @@ def verdict_figures(rows: Sequence[dict[str, Any]]) -> Figures:
     """
     decisive = [row for row in rows if row["choice"] is not None]
     unequal = [row for row in decisive if row["words"][0] != row["words"][1]]
-    kept = [row for row in decisive if row["kept"]]
+    pairs = [row for row in decisive if row["kept"]]
     differing = [row for row in decisive if row["correct"] and row["correct"][0] != row["correct"][1]]
     longer = [row["words"][row["choice"]] > row["words"][1 - row["choice"]] for row in unequal]
     return (
-        ratio([row["words"][row["choice"]] for row in kept]).columns("chosen_words")
-        | ratio([row["words"][1 - row["choice"]] for row in kept]).columns("rejected_words")
+        ratio([row["words"][row["choice"]] for row in pairs]).columns("chosen_words")
+        | ratio([row["words"][1 - row["choice"]] for row in pairs]).columns("rejected_words")
         | share(longer).columns("prefers_longer")
         | share([row["correct"][row["choice"]] for row in differing]).columns("judge_accuracy")
         | share([row["kept"] for row in rows]).columns("kept_share")

@@ -219,10 +219,10 @@ def _data_dependencies(params: Params, values: dict[str, Any], t: int | None) ->
         ignored |= {name for name in values if name.startswith("toybox.")}
     if t is not None:
         ignored |= TRAINING_DATA if t == 0 else HELD_OUT_DATA
-    kept = {name: value for name, value in values.items() if name not in ignored}
+    relevant = {name: value for name, value in values.items() if name not in ignored}
     if t and not params.data.reuse and not params.data.samples:
-        kept["iterations"] = params.iterations  # the rows are cut into so many parts
-    return kept
+        relevant["iterations"] = params.iterations  # the rows are cut into so many parts
+    return relevant
 
 
 @lru_cache(maxsize=4096)

@@ -1,4 +1,4 @@
-"""Progress bars and durations, as a person reads them."""
+"""Progress bars, durations and sizes, as a person reads them."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -35,3 +35,8 @@ def format_time_left(elapsed: float, done: int, total: int) -> str:
     if not 0 < done < total:
         return ""
     return f"about {format_duration(elapsed * (total - done) / done)} left"
+
+
+def format_size(count: float) -> str:
+    """Return bytes as a person reads them, such as 14.0 GB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

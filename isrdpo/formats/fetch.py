@@ -29,6 +29,7 @@ from isrdpo.core import folders, records
 from isrdpo.core.errors import RunError
 from isrdpo.core.hub_ids import is_hub_id
 from isrdpo.core.params import Params
+from isrdpo.core.progress import format_size
 from isrdpo.core.rules import OFFICIAL_SETS, SOURCES, TEST_SETS
 from isrdpo.formats import archives, hub
 
@@ -188,9 +189,9 @@ def _confirm(rest: Plan, folder: Path, yes: bool, keep: bool) -> None:
         return
     for repo in dict.fromkeys(file.repo for file in files):
         sizes = [file.size for file in files if file.repo == repo]
-        print(f"{repo}: {len(sizes)} files, {_format_size(sum(sizes))}")
+        print(f"{repo}: {len(sizes)} files, {format_size(sum(sizes))}")
     _check_room(rest, folder, keep)
-    total = _format_size(sum(file.size for file in files))
+    total = format_size(sum(file.size for file in files))
     if yes:
         return
     if not sys.stdin.isatty():
@@ -214,12 +215,12 @@ def _check_room(rest: Plan, folder: Path, keep: bool) -> None:
         data_size += model_size
         model_size = 0
     for place, size in ((data_place, data_size), (model_place, model_size)):
-        needed = _format_size(size)
+        needed = format_size(size)
         free = shutil.disk_usage(place).free
         if size:
-            print(f"about {needed} of disk, {_format_size(free)} are free at {place}")
+            print(f"about {needed} of disk, {format_size(free)} are free at {place}")
         if size > free:
-            shortage = f"about {needed} are needed, {_format_size(free)} are free"
+            shortage = f"about {needed} are needed, {format_size(free)} are free"
             raise RunError(f"{place}: {shortage}; free some space, or choose another folder")
 
 
@@ -274,10 +275,6 @@ def _inside(folder: Path, path: str) -> Path:
     if not place.resolve().is_relative_to(folder.resolve()):
         raise RunError(f"{place}: a link leads out of {folder}; remove it or choose another folder")
     return place
-
-
-def _format_size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def parameters(downloads: Plan) -> str:

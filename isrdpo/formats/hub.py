@@ -7,7 +7,6 @@ The token comes from the environment only (`HF_TOKEN`), never from a file.
 import errno
 import hashlib
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,8 +17,6 @@ from isrdpo.core.errors import RunError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)

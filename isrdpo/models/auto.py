@@ -85,11 +85,11 @@ class TransformersProcessor:
         output = tower(**{name: inputs[name] for name in arguments}, return_dict=True)
         pooled = output.pooler_output
         stacked = isinstance(pooled, Tensor)
-        kept = [name for name in inputs if name in self.forward_arguments and not NOT_KEPT.match(name)]
+        extra_names = [name for name in inputs if name in self.forward_arguments and not NOT_KEPT.match(name)]
         return EncodedVideo(
             features=_on_cpu(pooled.flatten(0, -2) if stacked else torch.cat(list(pooled))),
             deep=tuple(_on_cpu(layer[0]) for layer in getattr(output, "deepstack_features", None) or []),
-            extra={name: _on_cpu(inputs[name]) for name in kept},
+            extra={name: _on_cpu(inputs[name]) for name in extra_names},
             text=batch["text_replacement_offsets"][0][0]["replacement"],
             stacked=stacked,
         )

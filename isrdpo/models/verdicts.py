@@ -1,6 +1,6 @@
 """Verdicts: asking a policy which of two responses is better, and deciding from its answers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, TypeVar
@@ -107,15 +107,23 @@ def _scored(first: float, second: float) -> Verdict:
     return Verdict(choice, prompts.REPLIES[choice], scores)
 
 
+def calls_by_sample(calls: Iterable[Judgment]) -> dict[str, list[Judgment]]:
+    """Return the calls of each sample, in their order, by the sample's id."""
+    grouped: dict[str, list[Judgment]] = {}
+    for call in calls:
+        grouped.setdefault(call.id, []).append(call)
+    return grouped
+
+
 def decide(calls: Sequence[Judgment], min_margin: float = 0.0) -> tuple[int | None, str]:
     """Return the index of the preferred response with "kept", or None with the reason why there is none.
 
     One rule for every number of orders. Reasons: "unparsed" (a reply could not be read), "undecided" (equal
-    scores), "disagreement" (between the orders), "weak" (a margin below `min_margin`).
+    scores, or no call at all), "disagreement" (between the orders), "weak" (a margin below `min_margin`).
     """
     if any(call.choice is None and call.scores is None for call in calls):
         return None, "unparsed"
-    if any(call.choice is None for call in calls):
+    if not calls or any(call.choice is None for call in calls):
         return None, "undecided"
     if len({call.choice for call in calls}) > 1:
         return None, "disagreement"

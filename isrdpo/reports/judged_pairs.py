@@ -138,9 +138,7 @@ def judged_pairs(run: Run, iteration: int, calls_file: str = "judgments.jsonl") 
         responses = records.read_jsonl(run.file(iteration, "responses.jsonl"), records.Responses)
     else:
         responses = records.data_set_responses(samples.values())
-    calls: dict[str, list[records.Judgment]] = {}
-    for call in records.read_jsonl(run.file(iteration, calls_file), records.Judgment):
-        calls.setdefault(call.id, []).append(call)
+    calls = verdicts.calls_by_sample(records.read_jsonl(run.file(iteration, calls_file), records.Judgment))
     kept_ids = _kept_ids(run, iteration)
     return [_judged_pair(run, samples[row.id], row, calls.get(row.id, []), kept_ids) for row in responses]
 

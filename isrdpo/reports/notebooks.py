@@ -254,9 +254,8 @@ def _run_papermill(source: Path, target: Path, values: Values, log: Path, tick: 
                     stdout_file=file,
                     stderr_file=file,
                     start_timeout=180,
-                    extra_arguments=[
-                        "--IPKernelApp.log_level=CRITICAL"
-                    ],  # nothing in the terminal when it starts and ends
+                    # the kernel says nothing in the terminal when it starts and ends
+                    extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
                 )
         except BaseException as error:  # noqa: BLE001 - handed to the main thread
             failures.append(error)

@@ -67,9 +67,8 @@ def convert_notebook(
         exclude_output_prompt=True,
         exclude_anchor_links=True,
     )
-    exporter.environment.autoescape = (
-        True  # as in our other templates; nbconvert's own leave it to each place
-    )
+    # as in our other templates; nbconvert's own leave it to each place
+    exporter.environment.autoescape = True
     resources = {
         "metadata": {"name": title},
         "style": html.style(),

@@ -12,7 +12,7 @@ import pandas as pd
 
 from isrdpo.core.errors import RunError
 from isrdpo.core.metrics import Interval, interval_of, kappa, mean_of, ratio, share
-from isrdpo.core.records import Score, write_csv
+from isrdpo.core.records import Score
 from isrdpo.scoring.protocol import CLAIMS, OFFICIAL, OWN, REFERENCE, REFERENCE_SETS
 
 FIGURES = ("accuracy", "score", "unsupported_share", "claims_per_answer", "words")
@@ -138,11 +138,6 @@ def _mean_row(rows: Sequence[ScoreRow]) -> ScoreRow:
         **means,
         **sums,
     )
-
-
-def write_scores(table: pd.DataFrame, path: Path) -> None:
-    """Write a table of this module as a CSV file."""
-    write_csv(path, table)
 
 
 def read_scores(path: Path) -> pd.DataFrame:

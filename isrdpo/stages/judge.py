@@ -39,7 +39,7 @@ def run(run: Run, iteration: int) -> None:
         calls = VERDICTS[method](stage, samples, pairs)
         if not JUDGES[method].asks_policy:
             records.write_jsonl(stage.path("judgments.jsonl"), calls)
-        write_preferences(stage, samples, pairs, calls_by_sample(calls))
+        write_preferences(stage, samples, pairs, verdicts.calls_by_sample(calls))
 
 
 def response_pairs(stage: Stage) -> list[Responses]:
@@ -143,21 +143,13 @@ VERDICTS: dict[str, Callable[[Stage, Samples, list[Responses]], list[Judgment]]]
 }
 
 
-def calls_by_sample(calls: list[Judgment]) -> Calls:
-    """The calls of each sample, in their order."""
-    grouped: Calls = {}
-    for call in calls:
-        grouped.setdefault(call.id, []).append(call)
-    return grouped
-
-
 def write_preferences(stage: Stage, samples: Samples, pairs: list[Responses], calls: Calls) -> None:
     """Turn decisive verdicts into preferences; count the others by the reason why they are left out."""
     counts = Counter(kept=0, disagreement=0, unparsed=0, weak=0, undecided=0, unsure=0, unbalanced=0)
     decisive = []
     for row in pairs:
         row_calls = calls.get(row.id, [])
-        choice, reason = decide(row_calls, stage.params.judge.min_margin)
+        choice, reason = verdicts.decide(row_calls, stage.params.judge.min_margin)
         counts[reason] += 1
         if choice is not None:
             decisive.append(preference(samples[row.id], row.responses, choice, verdicts.margin(row_calls)))
@@ -172,11 +164,6 @@ def write_preferences(stage: Stage, samples: Samples, pairs: list[Responses], ca
     records.write_jsonl(stage.path("preferences.jsonl"), balanced)
     for reason, number in counts.items():
         stage.count(reason, number)
-
-
-def decide(calls: list[Judgment], min_margin: float) -> tuple[int | None, str]:
-    """The verdict of a pair and its reason (see `verdicts.decide`); a pair without calls is undecided."""
-    return verdicts.decide(calls, min_margin) if calls else (None, "undecided")
 
 
 def preference(sample: Sample, responses: list[str], choice: int, margin: float | None) -> Preference:

@@ -80,7 +80,7 @@ run = score_iteration  # the name by which every stage is started
 def write_scores(log: records.BatchLog, failures: dict[Request, str], path: Path) -> None:
     """Write scores.csv: the figures of all scores on disk."""
     lost = [(request.row.set, request.protocol) for request in failures]
-    scores.write_scores(scores.score_table(log.rows(), lost), path)
+    records.write_csv(path, scores.score_table(log.rows(), lost))
 
 
 def read_answers(run: Run, iteration: int) -> list[Prediction]:

@@ -59,8 +59,8 @@ def test_base_alone_lacks_only_the_data(tmp_path: Path) -> None:
 def test_preset_over_base_and_command_line_over_preset(tmp_path: Path) -> None:
     preset = tmp_path / "mine.yaml"
     preset.write_text("data: {path: toybox}\ntrain: {epochs: 2, learning_rate: 1e-6}\n")
-    made = params.load(preset, ["train.epochs=7", "data=somewhere"])
-    assert (made.train.epochs, made.train.learning_rate, made.train.beta, made.data.path) == (
+    settings = params.load(preset, ["train.epochs=7", "data=somewhere"])
+    assert (settings.train.epochs, settings.train.learning_rate, settings.train.beta, settings.data.path) == (
         7,
         1e-6,
         0.1,
@@ -69,12 +69,12 @@ def test_preset_over_base_and_command_line_over_preset(tmp_path: Path) -> None:
 
 
 def test_saved_and_read_back_is_the_same(tmp_path: Path) -> None:
-    made = params.load(
+    settings = params.load(
         TOYBOX, ["train.learning_rate=5e-7", "prompts.context=Was: sieht man? 'ß' #1", "keep_policies=2"]
     )
-    made.save(tmp_path / "params.yaml")
-    assert params.Params.from_file(tmp_path / "params.yaml") == made
-    assert params.load(tmp_path / "params.yaml") == made
+    settings.save(tmp_path / "params.yaml")
+    assert params.Params.from_file(tmp_path / "params.yaml") == settings
+    assert params.load(tmp_path / "params.yaml") == settings
 
 
 def test_yaml_has_no_surprises() -> None:
@@ -151,8 +151,8 @@ def test_one_clear_line(override: str, says: str | None) -> None:
     if says is None:
         assert params.load(TOYBOX, [override])
     else:
-        found = complaints(override)
-        assert found.startswith(says) and "\n" not in found
+        messages = complaints(override)
+        assert messages.startswith(says) and "\n" not in messages
 
 
 def test_rules_between_keys() -> None:
@@ -165,11 +165,11 @@ def test_rules_between_keys() -> None:
 def test_all_errors_at_once(tmp_path: Path) -> None:
     preset = tmp_path / "bad.yaml"
     preset.write_text("sed: 1\nrespond: {temperature: hot, top_k: -1}\njudge: 3\n")
-    found = complaints("iterations=-1", "nonsense", "data=", preset=preset).splitlines()
-    assert len(found) == 7
+    messages = complaints("iterations=-1", "nonsense", "data=", preset=preset).splitlines()
+    assert len(messages) == 7
     assert (
-        f"{preset}: there is no key sed; did you mean seed?" in found
-        and "respond.temperature: 'hot' is not a number, 0 or more" in found
+        f"{preset}: there is no key sed; did you mean seed?" in messages
+        and "respond.temperature: 'hot' is not a number, 0 or more" in messages
     )
 
 
@@ -207,8 +207,8 @@ def test_secrets_are_refused_and_never_shown(secret: str) -> None:
 
 
 def test_override_of_a_section_is_checked() -> None:
-    made = params.load(TOYBOX)
-    assert made.override("respond", {"temperature": 1}).respond.temperature == 1.0
-    assert made.override("", {"seed": 3}).seed == 3
+    settings = params.load(TOYBOX)
+    assert settings.override("respond", {"temperature": 1}).respond.temperature == 1.0
+    assert settings.override("", {"seed": 3}).seed == 3
     with pytest.raises(params.ParamsError, match="did you mean respond.temperature"):
-        made.override("respond", {"temperatur": 1})
+        settings.override("respond", {"temperatur": 1})

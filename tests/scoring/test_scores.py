@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from isrdpo.core.records import Score
+from isrdpo.core.records import Score, write_csv
 from isrdpo.scoring.protocol import CLAIMS, OFFICIAL, OWN
 from isrdpo.scoring.scores import (
     ScoreRow,
@@ -17,7 +17,6 @@ from isrdpo.scoring.scores import (
     score_lines,
     score_table,
     tables_by_version,
-    write_scores,
 )
 
 OWN_ROW = Score("0", "msvd", OWN, "digest", "gpt", "gpt-1", 4.0, True, "pattern", None, None, 6, "reply")
@@ -70,7 +69,7 @@ def test_the_order_of_replies_does_not_matter_to_the_verdicts() -> None:
 
 def test_a_table_comes_back_from_its_file_and_is_printed(tmp_path: Path) -> None:
     table = score_table(own_rows(), [("msvd", OWN)])
-    write_scores(table, tmp_path / "scores.csv")
+    write_csv(tmp_path / "scores.csv", table)
     again = read_scores(tmp_path / "scores.csv")
     assert score_lines(again) == score_lines(table)
     assert score_lines(table).startswith("msvd: accuracy 0.67 [")
