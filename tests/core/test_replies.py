@@ -4,6 +4,8 @@ import pytest
 
 from isrdpo.core.replies import without_thoughts
 
+HARMONY = "<|channel|>analysis<|message|>"
+
 
 @pytest.mark.parametrize(
     ("reply", "spoken"),
@@ -17,7 +19,7 @@ from isrdpo.core.replies import without_thoughts
         ("<think>one</think>B<think>two</think>", "B"),
         ("<think></think>", ""),
         ("[THINK]A[/THINK]B", "B"),
-        ("<|channel|>analysis<|message|>A?<|end|><|start|>assistant<|channel|>final<|message|>B<|return|>", "B"),
+        (f"{HARMONY}A?<|end|><|start|>assistant<|channel|>final<|message|>B<|return|>", "B"),
         ("A mouse sits < think > on the mat.", "A mouse sits < think > on the mat."),
     ],
 )
@@ -27,7 +29,7 @@ def test_what_stands_outside_of_the_thoughts_is_left(reply: str, spoken: str) ->
 
 @pytest.mark.parametrize(
     "reply",
-    ["<think>My choice is A.", "<think>a</think>B <think>but", "<|channel|>analysis<|message|>My choice is A."],
+    ["<think>My choice is A.", "<think>a</think>B <think>but", f"{HARMONY}My choice is A."],
 )
 def test_a_thought_that_does_not_end_leaves_nothing_to_read(reply: str) -> None:
     assert without_thoughts(reply) is None
