@@ -48,6 +48,7 @@ class Captions:
             return Match(fault="its video is not in the test file")
         lengths = [_common_end(_parts(row.video), path) for row in rows]
         rows = [row for row, length in zip(rows, lengths, strict=True) if length == max(lengths)]
+        rows = [row for row in rows if PurePosixPath(row.video).name == PurePosixPath(video).name] or rows
         by_name = max(lengths) < min(len(path), *(len(_parts(row.video)) for row in rows))
         rows = [row for row in rows if row.id == identity] or rows
         rows = [row for row in rows if row.question == question] or rows

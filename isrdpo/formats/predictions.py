@@ -35,13 +35,13 @@ class Prediction:
 class Predictions:
     """The predictions of a file.
 
-    `rows` are scored. `left_out` says why another is not, by its id: it has no success, or no caption where
-    others of its test set have one. `by_name` are the ids whose caption was found by the clip's bare name,
+    `rows` are scored. `left_out` has the id of each other one and why it is not: it has no success, or no
+    caption where others of its test set have one. `by_name` are the ids whose caption was found by the clip's bare name,
     which no other clip of the test set has.
     """
 
     rows: list[Prediction]
-    left_out: dict[str, str]
+    left_out: list[tuple[str, str]]
     by_name: list[str]
 
 
@@ -99,7 +99,7 @@ def read_predictions(path: Path, name: str, captions: Captions) -> Predictions:
     unfinished thought is no success. Raises RecordError, which names the row.
     """
     rows: list[Prediction] = []
-    left_out: dict[str, str] = {}
+    left_out: list[tuple[str, str]] = []
     by_name: list[str] = []
     for number, row in enumerate(read_jsonl(path, dict), 1):
         try:
@@ -109,7 +109,7 @@ def read_predictions(path: Path, name: str, captions: Captions) -> Predictions:
             what = f"row {number}: not a prediction ({why}); its fields are: {FIELDS}"
             raise RecordError(f"{path}: {what}") from None
         if fault:
-            left_out[prediction.id] = fault
+            left_out.append((prediction.id, fault))
             continue
         rows.append(prediction)
         if is_by_name:

@@ -96,18 +96,18 @@ def read_answers(run: Run, iteration: int) -> predictions.Predictions:
         identity = sample.id.removeprefix(f"{sample.kind}/")  # as the prediction file has it
         questions.setdefault(predictions.set_from_kind(sample.kind), []).append(replace(sample, id=identity))
     rows: list[Prediction] = []
-    left_out: dict[str, str] = {}
+    left_out: list[tuple[str, str]] = []
     for path in sorted(run.file(iteration, "predictions").glob("*.jsonl")):
         captions = Captions(questions.get(path.stem, []))
         of_set = predictions.read_predictions(path, path.stem, captions)
         rows += of_set.rows
-        left_out |= {f"{path.stem}/{identity}": why for identity, why in of_set.left_out.items()}
+        left_out += [(f"{path.stem}/{identity}", why) for identity, why in of_set.left_out]
     return predictions.Predictions(rows, left_out, [])
 
 
-def list_left_out(left_out: dict[str, str]) -> str:
+def list_left_out(left_out: Sequence[tuple[str, str]]) -> str:
     """A sentence about answers that are not scored, with the first of them."""
-    first = "; ".join(f"{identity}: {why}" for identity, why in list(left_out.items())[:LISTED])
+    first = "; ".join(f"{identity}: {why}" for identity, why in left_out[:LISTED])
     more = "; ..." if len(left_out) > LISTED else ""
     return f"{len(left_out)} answers are not scored ({first}{more})"
 
@@ -245,7 +245,13 @@ def score_file(path: Path, test: Path, to: Path, params: Params, dry_run: bool) 
     sends and writes nothing.
     """
     name = predictions.set_from_kind(predictions.set_from_file(test.name))
-    answers = predictions.read_predictions(path, name, read_captions(test))
+    questions, unread = read_questions(test)
+    if len(unread) > params.max_bad_share * (len(questions) + len(unread)):
+        raise RunError(
+            f"{test}: {len(unread)} of {len(questions) + len(unread)} rows cannot be read, above "
+            f"max_bad_share={params.max_bad_share}; mend them; first: {unread[0]}"
+        )
+    answers = predictions.read_predictions(path, name, Captions(questions))
     requests = make_requests(answers.rows, params.score)
     duplicates = len(requests) - len({(request.row.id, request.protocol) for request in requests})
     if duplicates:
@@ -264,6 +270,8 @@ def score_file(path: Path, test: Path, to: Path, params: Params, dry_run: bool) 
             f"the same command sends them again; the last: {list(failures.values())[-1]}"
         )
     lines = [scores.score_lines(scores.read_scores(to / "scores.csv"))]
+    if unread:
+        lines.append(f"{len(unread)} rows of {display_path(test)} cannot be read; first: {unread[0]}")
     if answers.left_out:
         lines.append(list_left_out(answers.left_out))
     if answers.by_name:
@@ -285,15 +293,19 @@ def require_same_scorer(to: Path, settings: schema.Score) -> None:
         )
 
 
-def read_captions(test: Path) -> Captions:
-    """The questions of a test file with their captions; an official file has none."""
+def read_questions(test: Path) -> tuple[list[records.Sample], list[str]]:
+    """The questions of a test file with their captions (an official file has none), and what is wrong with
+    each row that cannot be read.
+    """
     samples = []
+    unread = []
     for row in dataset_rows(test, test.parent):
         try:
             samples.append(sample_from_row(row.values))
-        except ValueError:
-            continue  # a prediction of this row will lack its caption, and be left out by name
-    return Captions(samples)
+        except ValueError as error:
+            why = row.values if isinstance(row.values, ValueError) else error
+            unread.append(f"{row.where}: {why}")
+    return samples, unread
 
 
 if __name__ == "__main__":
