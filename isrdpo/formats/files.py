@@ -11,10 +11,8 @@ files are opened by pyarrow itself and validated, never through `datasets`. Layo
 https://huggingface.co/docs/datasets/en/package_reference/main_classes#datasets.Dataset.save_to_disk
 """
 
-import csv
 import json
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -24,17 +22,11 @@ from typing import Any
 from isrdpo.core.clips import PICTURES, SUFFIXES
 from isrdpo.core.errors import RunError
 from isrdpo.core.text_files import TextError, encoding_fault, open_text, read_text
-from isrdpo.formats.rows import COLUMNS, DIALOGUE_COLUMNS, QUESTION_COLUMNS
-from isrdpo.formats.turns import is_dialogue
+from isrdpo.formats.cells import csv_rows
+from isrdpo.formats.rows import COLUMNS
+from isrdpo.formats.turns import parse_json
 
-HEADERS = {  # a CSV's column, and how else it may be spelled; others are called as in rows.COLUMNS
-    "id": ("row id",),
-    "video": ("video path", "video file", "video name", "clip", "file", "path"),
-    "answer": ("reference", "ground truth"),
-    "caption": ("description",),
-}
 ENDINGS = (".jsonl", ".json", ".parquet", ".arrow", ".csv", ".tsv", ".txt")
-_LIST_AS_TEXT = re.compile(r"""\[\s*[\[{'"].*\]|\{\s*['"].*\}""", re.DOTALL)
 BATCH = 64  # rows of Arrow held as Python values at once
 
 
@@ -67,7 +59,7 @@ def dataset_rows(path: Path, clips: Path) -> Iterator[DatasetRow]:
     if begin.startswith((b"PAR1", b"ARROW1")) or suffix in (".parquet", ".arrow"):
         return _arrow_rows([path])
     if suffix in (".csv", ".tsv"):
-        return _csv_rows(path)
+        return (DatasetRow(*row) for row in csv_rows(path))
     if suffix == ".txt":
         return _rows_of_questions(path, clips)
     with open_text(path) as file:
@@ -92,23 +84,6 @@ def _json_or_error(text: str) -> Any:
         return parse_json(text)
     except (ValueError, RecursionError) as error:
         return ValueError(str(error))
-
-
-def parse_json(text: str) -> Any:
-    """The value of a JSON text.
-
-    Raises ValueError, also where an object has a name twice: one of its values would be lost.
-    """
-    return json.loads(text, object_pairs_hook=_object_of_pairs)
-
-
-def _object_of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"an object has {repeated[:60]!r} twice")
-    return values
 
 
 def _array_rows(path: Path, array: list[Any]) -> Iterator[DatasetRow]:
@@ -141,94 +116,6 @@ def _is_json(text: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-def _csv_rows(path: Path) -> Iterator[DatasetRow]:
-    """A row a question below a header.
-
-    The cells are parted by comma, semicolon or tab, whichever the header has most of.
-    """
-    with open_text(path, newline="") as file:
-        header = file.readline()
-        file.seek(0)
-        reader = csv.reader(file, delimiter=max(",;\t", key=header.count), strict=True)
-        columns = _csv_columns(path, header.strip()[:80], reader)
-        for number, cells in enumerate(_cells_or_errors(reader), 1):
-            if isinstance(cells, csv.Error) or any(cell.strip() for cell in cells):
-                where = f"{path}, row {number} (line {reader.line_num})"
-                yield DatasetRow(f"row {number}", where, _csv_values(columns, cells))
-
-
-def _csv_values(columns: list[str], cells: list[str] | csv.Error) -> dict[str, Any] | ValueError:
-    """The cells of a row under their columns, or the error that keeps them from being read."""
-    if isinstance(cells, csv.Error):
-        return ValueError(str(cells))
-    if fault := encoding_fault(" ".join(cells)):
-        return TextError(fault)
-    if len(cells) != len(columns):
-        return ValueError(f"{len(cells)} cells under {len(columns)} columns")
-    try:
-        return {name: _cell_value(cell.strip()) for name, cell in zip(columns, cells, strict=True) if name}
-    except ValueError as error:
-        return error
-
-
-def _cell_value(cell: str) -> Any:
-    """A cell as text, or as the list or the turns that it holds as JSON: a table has no other way for them.
-
-    Raises ValueError for a list that is written as Python shows it.
-    """
-    if not _LIST_AS_TEXT.fullmatch(cell):
-        return cell
-    try:
-        value = parse_json(cell)
-    except (ValueError, RecursionError):
-        raise ValueError(f"{cell[:40]!r} is a list as text, but no JSON; write it by json.dumps") from None
-    return value if isinstance(value, list) or is_dialogue(value) else cell
-
-
-def _cells_or_errors(reader: Any) -> Iterator[list[str] | csv.Error]:
-    """Yield the cells of each row of a `csv.reader`, or the error in their place; it reads on after one."""
-    while True:
-        try:
-            yield next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield error
-
-
-def _csv_columns(path: Path, header: str, reader: Any) -> list[str]:
-    """The first row's cells as names of COLUMNS, empty for others; `header` is its text, for messages.
-
-    Raises RunError where a column is missing or comes twice, and where the header is not UTF-8.
-    """
-    if fault := encoding_fault(header):
-        raise RunError(f"{path}, line 1: {fault}")
-    try:
-        columns = [_column(cell) for cell in next(reader, [])]
-    except csv.Error as error:
-        raise RunError(f"{path}: its header ({header}) cannot be read ({error}); write it anew") from None
-    choices = {"video": {"video", "videos"}, "question": {*QUESTION_COLUMNS, *DIALOGUE_COLUMNS}}
-    missing = [name for name, names in choices.items() if not names & set(columns)]
-    if missing:
-        names = " or ".join(sorted(missing))
-        raise RunError(
-            f"{path}: no column {names} in its header ({header}); columns are {', '.join(COLUMNS)}"
-        )
-    repeated = {name for name in columns if name and columns.count(name) > 1}
-    if repeated:
-        raise RunError(f"{path}: two columns are {min(repeated)} in its header ({header}); rename one")
-    return columns
-
-
-def _column(cell: str) -> str:
-    """The name in COLUMNS that a header's cell means. Case, spaces, hyphens and underscores do not matter."""
-    plain = " ".join(cell.lower().replace("_", " ").replace("-", " ").split())
-    for name, others in HEADERS.items():
-        if plain in others:
-            return name
-    return next((name for name in COLUMNS if plain == name.replace("_", " ")), "")
 
 
 def _rows_of_questions(path: Path, clips: Path) -> Iterator[DatasetRow]:

@@ -36,8 +36,8 @@ class Predictions:
     """The predictions of a file.
 
     `rows` are scored. `left_out` has the id of each other one and why it is not: it has no success, or no
-    caption where others of its test set have one. `by_name` are the ids whose caption was found by the clip's bare name,
-    which no other clip of the test set has.
+    caption where others of its test set have one. `by_name` are the ids whose caption was found by the
+    clip's bare name, which no other clip of the test set has.
     """
 
     rows: list[Prediction]

@@ -30,6 +30,7 @@ from isrdpo.formats.turns import (
     RowError,
     is_absent,
     is_dialogue,
+    parse_json,
     read_dialogue,
     scalar_text,
     text_of,
@@ -147,8 +148,8 @@ def _rounds(row: dict[str, Any]) -> dict[str, Dialogue]:
             rounds[name] = Dialogue(answer=text_of(value))
     details = text_of(row.get("input"))
     if details:  # LLaMA-Factory puts it on the line behind the instruction
-        instruction = rounds.get("instruction", Dialogue()).question
-        rounds["instruction"] = Dialogue(question="\n".join(filter(None, (instruction, details))))
+        instruction = rounds.pop("instruction", Dialogue()).question
+        rounds["input"] = Dialogue(question="\n".join(filter(None, (instruction, details))))
     return rounds
 
 
@@ -157,7 +158,7 @@ def _parse_turns(name: str, text: str) -> Any:
     if not text.strip():
         return None
     try:
-        return json.loads(text)
+        return parse_json(text)
     except (ValueError, RecursionError):
         raise ValueError(f"{name} is text, but no JSON") from None
 

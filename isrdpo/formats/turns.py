@@ -1,8 +1,9 @@
-"""Values of a dataset row as text: scalars, typed parts, and dialogues of turns.
+"""Values of a dataset row as text: scalars, typed parts, dialogues of turns, and JSON that holds them.
 
 A value is read whole or refused. Numbers are values, 0 too; None, NaN, blank text and empty lists are absent.
 """
 
+import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -158,3 +159,20 @@ def _video_parts(turn: dict[str, Any] | None) -> list[Any]:
         return []
     videos = [part.get("video") or part.get("path") for part in content or [] if part["type"] == "video"]
     return [video for video in videos if not is_absent(video)]
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises ValueError, also where an object has a name twice: one of its values would be lost.
+    """
+    return json.loads(text, object_pairs_hook=_object_of_pairs)
+
+
+def _object_of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object has {repeated[:60]!r} twice")
+    return values

@@ -132,7 +132,7 @@ def describe(stage: Stage, policy: "Policy", batches: Batches[str], previous: di
 def draw_contexts(stage: Stage, policy: "Policy", names: list[str], requests: list[str], t: int) -> list[str]:
     """One description of each video, under the draws of iteration t."""
     settings = stage.params.respond
-    texts = policy.generate(
+    replies = policy.generate(
         policy.encode([stage.run.clip(name) for name in names]),
         requests,
         max_new_tokens=settings.context_max_new_tokens,
@@ -141,7 +141,7 @@ def draw_contexts(stage: Stage, policy: "Policy", names: list[str], requests: li
         top_k=settings.top_k,
         seeds=[draw_seed(stage.params.seed, t, name, "context") for name in names],
     )
-    return [spoken(text) for text in texts]
+    return [spoken(reply) for reply in replies]
 
 
 def respond(
@@ -156,7 +156,7 @@ def respond(
     for batch in batches:
         videos = policy.encode([stage.run.clip(sample.video) for sample in batch])
         draws = [(sample, name) for name in ("y1", "y2") for sample in batch]
-        texts = policy.generate(
+        replies = policy.generate(
             videos * 2,
             [sample.question for sample, _ in draws],
             max_new_tokens=settings.max_new_tokens,
@@ -165,11 +165,12 @@ def respond(
             top_k=settings.top_k,
             seeds=[draw_seed(stage.params.seed, stage.t, sample.id, name) for sample, name in draws],
         )
+        texts = [spoken(reply) for reply in replies]
         batches.append(
             [
                 Responses(
                     sample.id,
-                    [spoken(y1), spoken(y2)],
+                    [y1, y2],
                     contexts.get(sample.video),
                     previous.get(sample.video),
                 )
