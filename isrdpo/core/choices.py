@@ -67,12 +67,14 @@ _MENTION = re.compile(
 class _Sentence:
     """A sentence of a reply.
 
-    `choice` is what it decides, else None. `line` is the number of its line among `lines`.
+    `choice` is what it decides, else None. `line` is the number of its line among `lines`. `name` is the
+    response that it only names, whether that decides or is a heading.
     """
 
     text: str
     line: int
     choice: int | None
+    name: int | None
 
 
 def parse_choice(reply: str) -> int | None:
@@ -87,6 +89,9 @@ def parse_choice(reply: str) -> int | None:
     choices = {sentences[n].choice for n in decisive}
     if len(choices) != 1 or not {sentences[n].line for n in decisive} & {0, len(lines) - 1}:
         return None
+    names = {sentence.name for sentence in sentences} - {None}
+    if len(names) > 1 and all(sentences[n].name is not None for n in decisive):
+        return None  # a list of both, and no word of which is better
     choice = choices.pop()
     behind = sentences[decisive[-1] + 1 :]
     return None if any(_takes_back(sentence.text, "AB"[choice or 0]) for sentence in behind) else choice
@@ -121,13 +126,15 @@ def _sentences(lines: list[str]) -> list[_Sentence]:
     sentences = []
     for position, (text, line) in enumerate(texts):
         choice = _decision(text)
+        name = None if choice is not None else _choice(_BARE.fullmatch(text.rstrip(".!; ")))
         is_last = position == len(texts) - 1
         before = texts[position - 1][0] if position else ""
         # Only a name: a verdict where nothing follows it, or where a letter alone is the first line.
         is_heading = not is_last and not (lines[line] == text and _BARE_LETTER.fullmatch(text.rstrip(".!")))
-        if choice is None and not is_heading and not (before.endswith("?") and _FAULT.search(before)):
-            choice = _choice(_BARE.fullmatch(text.rstrip(".!; ")))
-        sentences.append(_Sentence(text, line, choice))
+        asks_for_worse = before.endswith("?") and _FAULT.search(before)
+        if not is_heading and not asks_for_worse:
+            choice = name if choice is None else choice
+        sentences.append(_Sentence(text, line, choice, name))
     return sentences
 
 
