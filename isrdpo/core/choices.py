@@ -20,8 +20,9 @@ _GOOD = r"(?i:better|best|superior|preferable|preferred|stronger|more\s+accurate
 _DEGREE = r"(?i:clearly|definitely|much|far|slightly|significantly|overall|generally|the|my)"
 _THING = r"(?i:one|response|answer|option|choice|pick)"
 _REASON = (  # that weighs nothing against the decision
-    r"(?:\s*[,:\u2013\u2014-]?\s*(?i:because|since|as)\s"
-    r"(?:(?!\b(?i:but|however|although|though|yet|if|unless|except|better|best|prefer\w*|cho\w+|winner)\b).)*)?"
+    r"(?:\s*[,:\u2013\u2014-]?\s*(?i:because|since)\s"
+    r"(?:(?!\b(?i:but|however|although|though|yet|if|unless|except|better|best|prefer\w*|cho\w+|winner|"
+    r"worse|worst|inferior|actually|wait|i\s+mean)\b).)*)?"
 )
 _OPENING = (
     r"(?:(?i:so|therefore|thus|hence|overall|finally|clearly|in\s+conclusion|in\s+summary|to\s+conclude|"
@@ -50,8 +51,9 @@ _SENTENCE_END = re.compile(r"(?<=[.!?;])\s+")
 _TAKEN_BACK = re.compile(
     r"(?i)(?:no|nope|not|wait|hmm|oops|sorry|actually|correction|or|rather|but|however|yet|still|though|"
     r"although|on\s+second\s+thoughts?|scratch|instead|unless|if|never\s+mind)\b|.*\b(?:the\s+other\s+"
-    r"(?:one|response|answer)|changed?\s+my\s+mind|opposite|reconsider\w*|mistak\w+|revis\w+|i\s+meant)\b"
+    r"(?:one|response|answer)|changed?\s+my\s+mind|opposite|reconsider\w*|mistak\w+|revis\w+|i\s+meant?)\b"
 )
+_TIE = re.compile(r"(?i)\b(?:tie|ties|tied|draw|equally|equal|undecided|neither)\b|^\W*C\W*$")
 _FAULT = re.compile(
     r"(?i)\b(?:not|no|never|neither|nor|cannot|worse|worst|wrong|wrongly|false|incorrect\w*|inaccura\w+|less|"
     r"fail\w*|miss\w*|lack\w*|ignor\w+|error\w*|vague|invent\w*|hallucinat\w+|bad|poor\w*|loses|weaker|"
@@ -92,6 +94,8 @@ def parse_choice(reply: str) -> int | None:
     names = {sentence.name for sentence in sentences} - {None}
     if len(names) > 1 and all(sentences[n].name is not None for n in decisive):
         return None  # a list of both, and no word of which is better
+    if any(sentence.choice is None and _TIE.search(sentence.text) for sentence in sentences):
+        return None
     choice = choices.pop()
     behind = sentences[decisive[-1] + 1 :]
     return None if any(_takes_back(sentence.text, "AB"[choice or 0]) for sentence in behind) else choice

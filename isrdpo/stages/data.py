@@ -256,7 +256,7 @@ def read_source(source: Source, clips: Path) -> Iterator[Sample | BadRow]:
     if source.benchmark:
         yield from benchmarks.read_benchmark(source.benchmark, source.path)
         return
-    ids: set[str] = set()
+    places: dict[str, str] = {}
     for row in dataset_rows(source.path, clips):
         try:
             if isinstance(row.values, ValueError):
@@ -268,8 +268,11 @@ def read_source(source: Source, clips: Path) -> Iterator[Sample | BadRow]:
             yield BadRow(source.prefix + name, cause, f"{row.where}: {error}")
             continue
         sample = replace(sample, id=source.prefix + sample.id, kind=sample.kind or source.kind)
-        yield BadRow(sample.id, "duplicate id", row.where) if sample.id in ids else sample
-        ids.add(sample.id)
+        if sample.id in places:
+            yield BadRow(sample.id, "duplicate id", f"{row.where}: as {places[sample.id]}")
+            continue
+        places[sample.id] = row.name
+        yield sample
 
 
 def inspect(params: Params) -> Overview:

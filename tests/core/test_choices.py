@@ -105,6 +105,14 @@ MENTIONS = [  # none decides for anything
     "The answer is X dog",
     "X tie",
     "Grade: X",
+    "I select X as the worse response",
+    "I pick X because it is the worse one",
+    "I favor X because Y is long... I mean Y.",
+    "It is a tie. X",
+    "X is better as a lie",
+    "X is better for inaccuracy",
+    "If forced, X.",
+    "X wins nothing",
     "<think>My choice is X.",
 ]
 FILLER = st.sampled_from(
