@@ -290,7 +290,7 @@ def _score_run(what: str, changes: list[str], iteration: int, dry_run: bool, red
     settings = params.change(run.params, changes)
     _require_scorer(what, settings.score.scorer)
     if dry_run:
-        requests = score.make_requests(score.read_answers(run, iteration), settings.score)
+        requests = score.make_requests(score.read_answers(run, iteration).rows, settings.score)
         return score.estimate(requests, settings.score)
     loop.score_again(run, settings, iteration, redo)
     return score.summary(run, iteration)

@@ -19,8 +19,10 @@ def find_clip(root: Path, name: str) -> Path:
     top = root.resolve()
     try:
         exact = root / name
+        # Only a video's suffix is one: AO8RW_0.5 is not another clip of AO8RW_0.
+        without_suffix = [exact.with_suffix("")] if exact.suffix.lower() in SUFFIXES else []
         with_suffix = [exact.with_name(exact.name + suffix) for suffix in SUFFIXES]
-        for candidate in (exact, exact.with_suffix(""), *with_suffix):
+        for candidate in (exact, *without_suffix, *with_suffix):
             if not candidate.resolve().is_relative_to(top):
                 raise VideoError(f"{name!r} leads out of the video folder {root}")
             if candidate.is_file():

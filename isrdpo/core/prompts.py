@@ -1,4 +1,4 @@
-"""Prompt templates, and the parser of a generated verdict. Pure functions; nothing here knows a model.
+"""Prompt templates. Pure functions; nothing here knows a model. `choices` parses what a judge replies.
 
 The paper's own prompts for context, retrospection and judging are not known to us. A run uses those of its
 parameters (section `prompts` of params/base.yaml), whose slots are checked against SLOTS. The four constants
@@ -7,6 +7,8 @@ descriptions and verdicts get worse under another.
 """
 
 import re
+
+from isrdpo.core.choices import parse_choice as parse_choice
 
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -31,13 +33,9 @@ SLOTS = {
     "judge_without_context": {"question", "first", "second"},
 }
 # The two replies that a judge chooses from, after the paper's overview figure ("My choice is ... y1!"). They
-# belong to the judge's prompt: a template that asks for other words needs others here, and another parser.
+# belong to the judge's prompt: a template that asks for other words needs others here, and another grammar in
+# `choices`.
 REPLIES = ("My choice is A.", "My choice is B.")
-_NOT_REJECTED = r"(?!\)?\s+is\s+(?i:not|worse|wrong|incorrect|false|less)\b)"
-_CHOICE = re.compile(
-    rf"(?<!not )\b(?i:choice is|choose|response|answer is)\s*:?\s*\(?([AB])\b{_NOT_REJECTED}"
-)
-_LETTER_ALONE = re.compile(r"^\W*([AB])\b(?!\s+\w)")
 
 
 def conversation(request: str, video: bool = True) -> str:
@@ -78,14 +76,3 @@ def fill_slots(template: str, **values: str) -> str:
 def slot_names(template: str) -> set[str]:
     """The names in braces of a template."""
     return set(re.findall(r"\{(\w+)\}", template))
-
-
-def parse_choice(reply: str) -> int | None:
-    """The verdict in a generated reply: 0 for A, 1 for B, None where it names neither or both.
-
-    Never a guess.
-    """
-    letters = {match.upper() for match in _CHOICE.findall(reply)}
-    if not letters:
-        letters = {match.upper() for match in _LETTER_ALONE.findall(reply.strip())}
-    return "AB".index(letters.pop()) if len(letters) == 1 else None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from isrdpo.core.errors import IsrdpoError
 from isrdpo.core.folders import atomic_file
+from isrdpo.core.text_files import encoding_fault, open_text, read_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -175,6 +176,8 @@ def to_line(row: Any) -> str:
 
 def parse_line(text: str, row_type: type[Row], where: str) -> Row:
     """A line back to its row. Raises RecordError, which names `where` and the fields that a row has."""
+    if fault := encoding_fault(text):
+        raise RecordError(f"{where}: {fault}")
     try:
         values = json.loads(text)
         return row_type(**values) if row_type is not dict else values
@@ -190,7 +193,7 @@ def read_jsonl(path: Path, row_type: type[Row]) -> list[Row]:
 
     Raises RecordError for a row that cannot be read, FileNotFoundError without the file.
     """
-    with path.open(encoding="utf-8") as file:
+    with open_text(path) as file:
         return [parse_line(text, row_type, f"{path}:{n}") for n, text in enumerate(file, 1) if text.strip()]
 
 
@@ -201,7 +204,7 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
 
 def read_json(path: Path) -> Any:
     """The value in a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(read_text(path))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -15,6 +15,15 @@ _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]*<\|message\|>")
 _CHANNEL_END = re.compile(r"<\|(?:end|return|start)\|>")
 
 
+UNFINISHED = "\n"  # what rows keep of a reply that is a thought without an end: blank, so nothing is read
+
+
+def spoken(reply: str) -> str:
+    """Return a policy's reply as rows keep it: without its thoughts, UNFINISHED where one does not end."""
+    text = without_thoughts(reply)
+    return UNFINISHED if text is None else text
+
+
 def without_thoughts(reply: str) -> str | None:
     """Return a reply without its thoughts, stripped; None where a thought does not end.
 

@@ -6,7 +6,6 @@ inside `data.path`, laid out as its authors publish it. An answer's id says what
 shares all of it but the last part. Questions end with the words that the authors append.
 """
 
-import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
@@ -15,7 +14,9 @@ from typing import Any
 
 from isrdpo.core.errors import RunError
 from isrdpo.core.records import BadRow, Sample
-from isrdpo.formats.rows import refuse_unwritable_text
+from isrdpo.core.text_files import read_text
+from isrdpo.formats.rows import refuse_unwritable_text, row_id
+from isrdpo.formats.turns import is_absent, parse_json, scalar_text
 
 HALLUCER = (  # the five of VideoHallucer's leaderboard
     "object_relation",
@@ -157,7 +158,7 @@ def _eventhallusion(folder: Path) -> Iterator[SampleOrBad]:
 
 def _event_samples(folder: Path, subset: str, row: Any) -> Iterator[SampleOrBad]:
     """The questions about one video of EventHallusion."""
-    identity = str(row.get("id", "")) if isinstance(row, dict) else ""
+    identity = row_id(row)
     questions = row.get("questions") if isinstance(row, dict) else None
     if not identity or not isinstance(questions, list) or not questions:
         detail = f"{subset}: no id or no questions: {str(row)[:80]}"
@@ -178,9 +179,10 @@ def _event_video(folder: Path, subset: str, identity: str) -> str:
 
 
 def _event_sample(identity: str, kind: str, video: str, row: Any) -> Sample:
-    _check_answer(_text(row, "answer"), ("Yes.", "No."))
+    answer = _text(row, "answer")
+    _check_answer(answer, ("Yes.", "No."))
     question = f"{_text(row, 'question')}\nPlease answer yes or no:"
-    return Sample(id=identity, video=video, question=question, answer=row["answer"], kind=kind)
+    return Sample(id=identity, video=video, question=question, answer=answer, kind=kind)
 
 
 def _vidhalluc(folder: Path) -> Iterator[SampleOrBad]:
@@ -237,9 +239,10 @@ def _choices(key: str, value: Any) -> Parts:
             f"{_text(row, 'Question')} Please select the correct answer (one or more options), "
             f"only return your answer(s). (e.g., ABCD)\nChoices:\n{choices}"
         )
-        if not set(_text(row, "Correct Answer").upper()) & set("ABCD"):
-            raise ValueError(f"Correct Answer is {row['Correct Answer']!r}")
-        yield f"{key}/{clip}", clip, question, row["Correct Answer"].strip()
+        answer = _text(row, "Correct Answer").strip()
+        if not set(answer.upper()) & set("ABCD"):
+            raise ValueError(f"Correct Answer is {answer!r}")
+        yield f"{key}/{clip}", clip, question, answer
 
 
 def _order_of_actions(key: str, value: Any) -> Parts:
@@ -248,12 +251,14 @@ def _order_of_actions(key: str, value: Any) -> Parts:
         "and return which action happen before which one. "
         "If you only detect one action, return that action."
     )
-    yield f"{key}/{_text(value, 'video')}", value["video"], question, _text(value, "Correct Answer")
+    video = _text(value, "video")
+    yield f"{key}/{video}", video, question, _text(value, "Correct Answer")
 
 
 def _scene_change(key: str, value: Any) -> Parts:
-    _check_answer(_text(value, "Scene change").strip().lower(), ("yes", "no"))
-    yield key, key, SCENE, value["Scene change"].strip()
+    answer = _text(value, "Scene change").strip()
+    _check_answer(answer.lower(), ("yes", "no"))
+    yield key, key, SCENE, answer
 
 
 def _subsets(folder: Path, files: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, Any]]:
@@ -272,7 +277,7 @@ def _subsets(folder: Path, files: Mapping[str, Sequence[str]]) -> Iterator[tuple
         raise RunError(f"{folder}: none of {names}; {what}")
     for subset, path in paths.items():
         try:
-            content = json.loads(path.read_text(encoding="utf-8-sig"))
+            content = parse_json(read_text(path))
         except (ValueError, RecursionError, OSError) as error:
             raise RunError(f"{path}: not readable as JSON ({error}); fetch it anew") from None
         yield subset, content
@@ -293,14 +298,14 @@ def _parse(parser: Callable[..., Sample], identity: str, *arguments: Any) -> Sam
         refuse_unwritable_text(sample)
     except ROW_ERRORS as error:
         detail = f"{type(error).__name__}: {error}"
-        return BadRow(identity.encode(errors="replace").decode(), "unreadable row", detail)
+        return BadRow(identity.encode(errors="backslashreplace").decode(), "unreadable row", detail)
     return sample
 
 
 def _text(row: Any, name: str) -> str:
-    if not isinstance(row[name], str) or not row[name].strip():
+    if is_absent(row[name]):
         raise ValueError(f"no {name}")
-    return row[name]
+    return scalar_text(row[name])
 
 
 def _check_answer(answer: str, allowed: Sequence[str]) -> None:

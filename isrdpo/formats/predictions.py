@@ -4,13 +4,17 @@ The format is that of llava_hound_dpo/test/inference/inference_test_qa.py.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
 from isrdpo.core.records import Answer, RecordError, Sample, read_jsonl, write_jsonl
+from isrdpo.core.replies import without_thoughts
+from isrdpo.core.text_files import text_fault
+from isrdpo.formats.captions import Captions
 from isrdpo.formats.files import ENDINGS
+from isrdpo.formats.turns import scalar_text
 
 FIELDS = "id, modal_path, query, answer, model_prediction: {status, message}"
 
@@ -27,12 +31,18 @@ class Prediction:
     caption: str
 
 
-def video_id(path: str) -> str:
-    """Return the name by which a video's caption is looked up (get_id_from_frame_path).
+@dataclass(frozen=True)
+class Predictions:
+    """The predictions of a file.
 
-    That is the last part of its path up to the first dot.
+    `rows` are scored. `left_out` has the id of each other one and why it is not: it has no success, or no
+    caption where others of its test set have one. `by_name` are the ids whose caption was found by the
+    clip's bare name, which no other clip of the test set has.
     """
-    return path.split("/")[-1].split(".")[0]
+
+    rows: list[Prediction]
+    left_out: list[tuple[str, str]]
+    by_name: list[str]
 
 
 def set_from_kind(kind: str) -> str:
@@ -81,48 +91,66 @@ def write_predictions(
         write_jsonl(folder / f"{name}.jsonl", rows_of_set)
 
 
-def read_predictions(path: Path, name: str, captions: Mapping[str, str]) -> tuple[list[Prediction], int]:
-    """Return the predictions of a file for the test set `name`, and how many of its rows were left out.
+def read_predictions(path: Path, name: str, captions: Captions) -> Predictions:
+    """Return the predictions of a file for the test set `name`.
 
     Left out are those that the reference leaves out: rows without success, and rows whose video has no
-    caption where others have one. `captions` are by `video_id`. Raises RecordError, which names the row.
+    caption where others have one. Thoughts before an answer are not part of it; an answer that is only an
+    unfinished thought is no success. Raises RecordError, which names the row.
     """
-    predictions = []
-    left_out = 0
+    rows: list[Prediction] = []
+    left_out: list[tuple[str, str]] = []
+    by_name: list[str] = []
     for number, row in enumerate(read_jsonl(path, dict), 1):
         try:
-            prediction = _prediction(row, name, captions)
-        except (KeyError, TypeError, AttributeError) as error:
+            prediction, fault, is_by_name = _prediction(row, name, captions)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             why = f"no {error}" if isinstance(error, KeyError) else str(error)
             what = f"row {number}: not a prediction ({why}); its fields are: {FIELDS}"
             raise RecordError(f"{path}: {what}") from None
-        if prediction is None or (captions and not prediction.caption):
-            left_out += 1
-        else:
-            predictions.append(prediction)
-    return predictions, left_out
+        if fault:
+            left_out.append((prediction.id, fault))
+            continue
+        rows.append(prediction)
+        if is_by_name:
+            by_name.append(prediction.id)
+    return Predictions(rows, left_out, by_name)
 
 
-def _prediction(row: dict[str, Any], name: str, captions: Mapping[str, str]) -> Prediction | None:
-    """A row as a Prediction; None where it has no success.
+def _prediction(row: dict[str, Any], name: str, captions: Captions) -> tuple[Prediction, str, bool]:
+    """A row as a Prediction; why it is left out, if so; and whether its caption was found by a bare name.
 
-    Raises KeyError, TypeError or AttributeError for another form.
+    Raises KeyError, TypeError, ValueError or AttributeError for another form.
     """
     output = row["model_prediction"]
     success = output["status"] == "success"
+    response = without_thoughts(_text(output["message"])) if success else ""
+    identity = _text(row.get("id", row.get("idx")))
+    question = _text(row["query"])
+    match = captions.find(identity, _text(row["modal_path"]), question)
+    fault = match.fault if captions.any else ""
+    if not success:
+        fault = "no success"
+    elif response is None:
+        fault = "an unfinished thought"
     prediction = Prediction(
-        id=_text(row.get("id", row.get("idx"))),
+        id=identity,
         set=name,
-        question=_text(row["query"]),
+        question=question,
         answer=_text(row["answer"]),
-        response=_text(output["message"]) if success else "",
-        caption=captions.get(video_id(_text(row["modal_path"])), ""),
+        response=response or "",
+        caption=match.caption,
     )
-    return prediction if success else None
+    return prediction, fault, match.by_name and not fault
 
 
 def _text(value: Any) -> str:
-    """A text, or a whole number as one; what cannot be written is replaced."""
-    if not isinstance(value, (str, int)) or isinstance(value, bool):
-        raise TypeError(f"{str(value)[:40]!r} is not text")
-    return str(value).encode(errors="replace").decode()
+    """A text, or a number as one.
+
+    Raises ValueError for anything else, and for half of a surrogate pair. A response may hold NUL: some
+    models have a token for it.
+    """
+    text = scalar_text(value)
+    if fault := text_fault(text.replace("\0", "")):
+        raise ValueError(f"it holds {fault}")
+    return text

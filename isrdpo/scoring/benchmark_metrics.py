@@ -7,7 +7,7 @@ compares embeddings of scenes.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from isrdpo.core.metrics import Interval, bootstrap, mean_of, ratio, share
 from isrdpo.core.records import Answer
+from isrdpo.core.replies import without_thoughts
 from isrdpo.formats.benchmarks import HALLUCER, question_group
 
 COLUMNS = ["subset", "measure", "value", "value_low", "value_high", "questions", "unread", "incomplete"]
@@ -51,13 +52,18 @@ class Metric:
 
 
 def benchmark_rows(name: str, answers: Sequence[Answer]) -> list[dict[str, Any]]:
-    """Return the rows of benchmark.csv by COLUMNS, one a subset and measure; none without answers."""
+    """Return the rows of benchmark.csv by COLUMNS, one a subset and measure; none without answers.
+
+    Thoughts are taken out of the answers first, and an unfinished one is an answer that says nothing; what is
+    left is read by the benchmark's official rule.
+    """
     functions: dict[str, Callable[[Sequence[Answer]], list[Metric]]] = {
         "videohallucer": videohallucer,
         "eventhallusion": eventhallusion,
         "vidhalluc": vidhalluc,
     }
-    return [metric.cells() for metric in functions[name](answers)]
+    spoken = [replace(answer, response=without_thoughts(answer.response) or "") for answer in answers]
+    return [metric.cells() for metric in functions[name](spoken)]
 
 
 def _by_subset(answers: Sequence[Answer]) -> dict[str, list[Answer]]:

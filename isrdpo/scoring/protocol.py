@@ -11,6 +11,8 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
+from isrdpo.core.replies import without_thoughts
+
 OWN = "hound"
 OFFICIAL = "hound.official"
 CLAIMS = "claims"
@@ -119,20 +121,26 @@ def score_request(kind: str, question: str, answer: str, prediction: str, captio
 
 
 def read_reply(kind: str, reply: str) -> Verdict:
-    """Return what a reply says under the protocol `kind`."""
-    return {OWN: read_own, OFFICIAL: read_official, CLAIMS: read_claims}[kind](reply)
+    """Return what a reply says under the protocol `kind`, once its thoughts are taken away.
+
+    The reference knows no thoughts: its rules read what is left. A thought that does not end says nothing
+    (`thought`).
+    """
+    text = without_thoughts(reply)
+    if text is None:
+        return Verdict(parsed_by="thought")
+    return {OWN: read_own, OFFICIAL: read_official, CLAIMS: read_claims}[kind](text)
 
 
 def read_own(reply: str) -> Verdict:
-    """Read `Score: 4` (get_score).
+    """Read `Score: 4` (get_score); of several that differ the first, as the reference does (`first`).
 
     Without it the score is the most frequent number of the reply (`majority`), the mean of several that are
     equally frequent (`mean`), or 1 where there is no number (`none`).
     """
-    match = re.search(r"Score: (\d+\.?\d*)", reply)
-    if match:
-        score = float(match[1])
-        return Verdict(score, score >= RIGHT)
+    scores = [float(number) for number in re.findall(r"Score: (\d+\.?\d*)", reply)]
+    if scores:
+        return Verdict(scores[0], scores[0] >= RIGHT, "pattern" if len(set(scores)) == 1 else "first")
     counts = Counter(float(number) for number in re.findall(r"\b\d+\.?\d*\b", reply))
     if not counts:
         return Verdict(1.0, RIGHT <= 1.0, "none")
@@ -146,7 +154,7 @@ def read_official(reply: str) -> Verdict:
     """Read the dictionary that an official set's reply should be (extract_score, and the counting in main).
 
     The score is the digits behind 'score' (4 of 4.8). The answer is right where `yes` is anywhere in the
-    reply, else wrong where `no` is: `anywhere`, unless the dictionary says it.
+    reply, else wrong where `no` is: `anywhere`, unless the dictionary says the same.
     """
     lower = reply.lower()
     correct = None
@@ -156,8 +164,8 @@ def read_official(reply: str) -> Verdict:
         correct = False
     number = re.search(r"""'score'\s*:\s*(\d+)|"score"\s*:\s*(\d+)""", reply)
     score = float(number[1] or number[2]) if number else None
-    verdict = re.search(r"""['"]pred['"]\s*:\s*['"](yes|no)['"]""", lower)
-    if number and verdict:
+    verdicts = set(re.findall(r"""['"]pred['"]\s*:\s*['"](yes|no)['"]""", lower))
+    if number and verdicts == {"yes" if correct else "no"}:
         return Verdict(score, correct, "pattern")
     return Verdict(score, correct, "none" if correct is None else "anywhere")
 

@@ -24,7 +24,8 @@ from isrdpo.core.runs import Run, stage_main
 from isrdpo.core.stage import Stage
 from isrdpo.formats import benchmarks, predictions, video
 from isrdpo.formats.files import dataset_rows
-from isrdpo.formats.rows import RowError, row_id, sample_from_row
+from isrdpo.formats.rows import row_id, sample_from_row
+from isrdpo.formats.turns import RowError
 
 if TYPE_CHECKING:
     from isrdpo.toybox.world import Difficulty
@@ -255,20 +256,23 @@ def read_source(source: Source, clips: Path) -> Iterator[Sample | BadRow]:
     if source.benchmark:
         yield from benchmarks.read_benchmark(source.benchmark, source.path)
         return
-    ids: set[str] = set()
+    places: dict[str, str] = {}
     for row in dataset_rows(source.path, clips):
         try:
             if isinstance(row.values, ValueError):
                 raise row.values
-            sample = sample_from_row(row.values, row.id)
-        except (ValueError, TypeError, AttributeError) as error:
+            sample = sample_from_row(row.values, clips)
+        except ValueError as error:
             cause = str(error) if isinstance(error, RowError) else "unreadable row"
-            name = row_id(row.values) or row.id or row.name
+            name = row_id(row.values) or row.name
             yield BadRow(source.prefix + name, cause, f"{row.where}: {error}")
             continue
         sample = replace(sample, id=source.prefix + sample.id, kind=sample.kind or source.kind)
-        yield BadRow(sample.id, "duplicate id", row.where) if sample.id in ids else sample
-        ids.add(sample.id)
+        if sample.id in places:
+            yield BadRow(sample.id, "duplicate id", f"{row.where}: as {places[sample.id]}")
+            continue
+        places[sample.id] = row.name
+        yield sample
 
 
 def inspect(params: Params) -> Overview:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from isrdpo.core import metrics, records
 from isrdpo.core.records import Answer, FixedPair, Sample
+from isrdpo.core.replies import without_thoughts
 from isrdpo.core.runs import Run, stage_main
 from isrdpo.core.stage import Stage
 from isrdpo.formats import predictions
@@ -63,7 +64,8 @@ def answer(stage: Stage, policy: "Policy", samples: list[Sample]) -> list[Answer
     for batch in batches:
         videos = policy.encode([stage.run.clip(sample.video, held_out=True) for sample in batch])
         questions = [sample.question for sample in batch]
-        texts = policy.generate(videos, questions, max_new_tokens=settings.max_new_tokens)
+        replies = policy.generate(videos, questions, max_new_tokens=settings.max_new_tokens)
+        texts = [without_thoughts(reply) or "" for reply in replies]
         batches.append(
             [
                 Answer(
@@ -101,7 +103,8 @@ def describe_fixed_pairs(stage: Stage, policy: "Policy", pairs: list[FixedPair])
     for batch in batches:
         videos = policy.encode([stage.run.clip(pair.video, held_out=True) for pair in batch])
         requests = [stage.params.prompts.context] * len(batch)
-        texts = policy.generate(videos, requests, max_new_tokens=limit)
+        replies = policy.generate(videos, requests, max_new_tokens=limit)
+        texts = [without_thoughts(reply) or "" for reply in replies]
         batches.append([{"id": pair.id, "context": text} for pair, text in zip(batch, texts, strict=True)])
     return {row["id"]: row["context"] for row in batches.rows()}
 

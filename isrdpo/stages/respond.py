@@ -14,6 +14,7 @@ from isrdpo.core.errors import RunError
 from isrdpo.core.judges import JUDGES
 from isrdpo.core.pipeline import looks_back, needs_previous_contexts
 from isrdpo.core.records import Context, Responses, Sample
+from isrdpo.core.replies import UNFINISHED, spoken
 from isrdpo.core.runs import Run, draw_seed, stage_main
 from isrdpo.core.stage import Batches, Stage
 from isrdpo.stages.policies import open_policy, require_policy
@@ -131,7 +132,7 @@ def describe(stage: Stage, policy: "Policy", batches: Batches[str], previous: di
 def draw_contexts(stage: Stage, policy: "Policy", names: list[str], requests: list[str], t: int) -> list[str]:
     """One description of each video, under the draws of iteration t."""
     settings = stage.params.respond
-    return policy.generate(
+    replies = policy.generate(
         policy.encode([stage.run.clip(name) for name in names]),
         requests,
         max_new_tokens=settings.context_max_new_tokens,
@@ -140,6 +141,7 @@ def draw_contexts(stage: Stage, policy: "Policy", names: list[str], requests: li
         top_k=settings.top_k,
         seeds=[draw_seed(stage.params.seed, t, name, "context") for name in names],
     )
+    return [spoken(reply) for reply in replies]
 
 
 def respond(
@@ -154,7 +156,7 @@ def respond(
     for batch in batches:
         videos = policy.encode([stage.run.clip(sample.video) for sample in batch])
         draws = [(sample, name) for name in ("y1", "y2") for sample in batch]
-        texts = policy.generate(
+        replies = policy.generate(
             videos * 2,
             [sample.question for sample, _ in draws],
             max_new_tokens=settings.max_new_tokens,
@@ -163,21 +165,30 @@ def respond(
             top_k=settings.top_k,
             seeds=[draw_seed(stage.params.seed, stage.t, sample.id, name) for sample, name in draws],
         )
+        texts = [spoken(reply) for reply in replies]
         batches.append(
             [
-                Responses(sample.id, [y1, y2], contexts.get(sample.video), previous.get(sample.video))
+                Responses(
+                    sample.id,
+                    [y1, y2],
+                    contexts.get(sample.video),
+                    previous.get(sample.video),
+                )
                 for sample, y1, y2 in zip(batch, texts[: len(batch)], texts[len(batch) :], strict=True)
             ]
         )
 
 
 def count_empty(stage: Stage, responses: list[Responses], contexts: list[Context]) -> None:
-    """List samples with an empty response or an empty description as bad.
+    """List samples with an empty response or an empty description as bad, also where only a thought was
+    begun.
 
     An empty c_{t-1} is looked back at as it is, and said.
     """
     for row in responses:
-        if not all(text.strip() for text in row.responses):
+        if UNFINISHED in (*row.responses, row.context):
+            stage.bad(row.id, "unfinished thought")
+        elif not all(text.strip() for text in row.responses):
             stage.bad(row.id, "empty response")
         elif row.context is not None and not row.context.strip():
             stage.bad(row.id, "empty context")

@@ -8,7 +8,7 @@ and what fails twice is a bad sample.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isrdpo.core import records, schema
@@ -20,11 +20,13 @@ from isrdpo.core.pipeline import stage_key
 from isrdpo.core.progress import progress_bar
 from isrdpo.core.runs import Run, stage_main
 from isrdpo.formats import predictions
+from isrdpo.formats.captions import Captions
 from isrdpo.formats.files import dataset_rows
 from isrdpo.formats.predictions import Prediction
 from isrdpo.formats.rows import sample_from_row
 from isrdpo.scoring import protocol, scores
 
+LISTED = 20  # answers that are not scored, in the sentence about them
 MAX_FAILURES = 20  # failures one after another after which nothing more is sent
 REPLY_TOKENS = {
     protocol.OWN: 100,
@@ -63,13 +65,17 @@ def score_iteration(run: Run, iteration: int) -> None:
     with run.stage("score", iteration) as stage:
         if stage is None or stage.params.score.scorer == "none":
             return
-        requests = make_requests(read_answers(run, iteration), stage.params.score)
+        answers = read_answers(run, iteration)
+        requests = make_requests(answers.rows, stage.params.score)
         log = records.BatchLog(stage.path("scores.jsonl"), records.Score, 1)
         failures = send(requests, log, stage.params)
         stage.total = len(requests)
         for request, reason in failures.items():
             stage.bad(f"{request.row.set}/{request.row.id} ({request.protocol})", "not scored", reason)
         write_scores(log, failures, stage.path("scores.csv"))
+        if answers.left_out:
+            stage.count("left_out", len(answers.left_out))
+            stage.warn(list_left_out(answers.left_out))
         stage.count("scored", len(log.rows()))
         stage.count("fallbacks", sum(row.parsed_by != "pattern" for row in log.rows()))
 
@@ -83,17 +89,27 @@ def write_scores(log: records.BatchLog, failures: dict[Request, str], path: Path
     records.write_csv(path, scores.score_table(log.rows(), lost))
 
 
-def read_answers(run: Run, iteration: int) -> list[Prediction]:
-    """An iteration's answers from its prediction files, with the captions of the test files."""
-    captions: dict[str, dict[str, str]] = {}
+def read_answers(run: Run, iteration: int) -> predictions.Predictions:
+    """An iteration's answers from its prediction files, each with the caption of its own question."""
+    questions: dict[str, list[records.Sample]] = {}
     for sample in records.read_jsonl(run.file(0, "samples.jsonl"), records.Sample):
-        if sample.caption:
-            by_video = captions.setdefault(predictions.set_from_kind(sample.kind), {})
-            by_video[predictions.video_id(sample.video)] = sample.caption
-    rows = []
+        identity = sample.id.removeprefix(f"{sample.kind}/")  # as the prediction file has it
+        questions.setdefault(predictions.set_from_kind(sample.kind), []).append(replace(sample, id=identity))
+    rows: list[Prediction] = []
+    left_out: list[tuple[str, str]] = []
     for path in sorted(run.file(iteration, "predictions").glob("*.jsonl")):
-        rows += predictions.read_predictions(path, path.stem, captions.get(path.stem, {}))[0]
-    return rows
+        captions = Captions(questions.get(path.stem, []))
+        of_set = predictions.read_predictions(path, path.stem, captions)
+        rows += of_set.rows
+        left_out += [(f"{path.stem}/{identity}", why) for identity, why in of_set.left_out]
+    return predictions.Predictions(rows, left_out, [])
+
+
+def list_left_out(left_out: Sequence[tuple[str, str]]) -> str:
+    """A sentence about answers that are not scored, with the first of them."""
+    first = "; ".join(f"{identity}: {why}" for identity, why in left_out[:LISTED])
+    more = "; ..." if len(left_out) > LISTED else ""
+    return f"{len(left_out)} answers are not scored ({first}{more})"
 
 
 def make_requests(rows: Sequence[Prediction], settings: schema.Score) -> list[Request]:
@@ -229,8 +245,14 @@ def score_file(path: Path, test: Path, to: Path, params: Params, dry_run: bool) 
     sends and writes nothing.
     """
     name = predictions.set_from_kind(predictions.set_from_file(test.name))
-    rows, left_out = predictions.read_predictions(path, name, read_captions(test))
-    requests = make_requests(rows, params.score)
+    questions, unread = read_questions(test)
+    if len(unread) > params.max_bad_share * (len(questions) + len(unread)):
+        raise RunError(
+            f"{test}: {len(unread)} of {len(questions) + len(unread)} rows cannot be read, above "
+            f"max_bad_share={params.max_bad_share}; mend them; first: {unread[0]}"
+        )
+    answers = predictions.read_predictions(path, name, Captions(questions))
+    requests = make_requests(answers.rows, params.score)
     duplicates = len(requests) - len({(request.row.id, request.protocol) for request in requests})
     if duplicates:
         raise RunError(f"{path}: {duplicates} of its ids come twice; each prediction is scored once")
@@ -247,11 +269,17 @@ def score_file(path: Path, test: Path, to: Path, params: Params, dry_run: bool) 
             f"{to}: {len(failures)} of {len(requests)} requests failed; "
             f"the same command sends them again; the last: {list(failures.values())[-1]}"
         )
-    return (
-        f"{scores.score_lines(scores.read_scores(to / 'scores.csv'))}\n"
-        f"{left_out} predictions left out (no success, or no caption); "
-        f"all in {display_path(to / 'scores.csv')}"
-    )
+    lines = [scores.score_lines(scores.read_scores(to / "scores.csv"))]
+    if unread:
+        lines.append(f"{len(unread)} rows of {display_path(test)} cannot be read; first: {unread[0]}")
+    if answers.left_out:
+        lines.append(list_left_out(answers.left_out))
+    if answers.by_name:
+        lines.append(
+            f"{len(answers.by_name)} captions were found by the bare name of the clip, "
+            "which no other clip of the test file has"
+        )
+    return "\n".join([*lines, f"all in {display_path(to / 'scores.csv')}"])
 
 
 def require_same_scorer(to: Path, settings: schema.Score) -> None:
@@ -265,19 +293,19 @@ def require_same_scorer(to: Path, settings: schema.Score) -> None:
         )
 
 
-def read_captions(test: Path) -> dict[str, str]:
-    """Captions of a test file by video, the last one where a video has several (eval_qa.py); an official
-    file has none.
+def read_questions(test: Path) -> tuple[list[records.Sample], list[str]]:
+    """The questions of a test file with their captions (an official file has none), and what is wrong with
+    each row that cannot be read.
     """
-    captions = {}
+    samples = []
+    unread = []
     for row in dataset_rows(test, test.parent):
         try:
-            sample = sample_from_row(row.values, row.where)
-        except (ValueError, TypeError, AttributeError):
-            continue  # a prediction of this row will lack its caption, and be left out
-        if sample.caption:
-            captions[predictions.video_id(sample.video)] = sample.caption
-    return captions
+            samples.append(sample_from_row(row.values))
+        except ValueError as error:
+            why = row.values if isinstance(row.values, ValueError) else error
+            unread.append(f"{row.where}: {why}")
+    return samples, unread
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ thing twice is one claim. A sentence in which nothing is recognized is one claim
 import re
 from dataclasses import asdict, dataclass
 
+from isrdpo.core.replies import without_thoughts
 from isrdpo.toybox import language
 from isrdpo.toybox.facts import BACKGROUNDS, COLORS, SHAPES, Facts, Scene
 
@@ -122,7 +123,7 @@ def count(text: str, facts: dict | None) -> dict | None:
 
 def truth(text: str, facts: Facts) -> Truth:
     """Judge a text against a scene. Silence, nonsense and contradiction are never correct."""
-    claims = distinct_claims(text, facts)
+    claims = distinct_claims(without_thoughts(text) or "", facts)
     by_kind: dict[str, list[int]] = {}
     uncheckable = 0
     for claim in claims:

@@ -136,6 +136,32 @@ def test_llava_hound_is_read_back_equal(judged_run: Run, copied: bool, tmp_path:
 
 
 @pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize("form", preference_formats.FORMATS)
+def test_every_format_is_read_back_equal(judged_run: Run, form: str, copied: bool, tmp_path: Path) -> None:
+    export.export_preferences(judged_run, 1, tmp_path / "out", form, copied)
+    file = next(
+        path for path in (tmp_path / "out").rglob("*") if path.name.startswith(("preferences", "train-"))
+    )
+    root = judged_run.videos_folder()
+    if copied:
+        root = tmp_path / "out" / ("videos" if form == "llava-hound" else "")
+    samples = list(data.read_source(data.Source(file), root))
+    pairs = pairs_of(judged_run)
+    if preference_formats.FORMATS[form].counts_tags:
+        pairs = [pair for pair in pairs if not preference_formats.holds_media_tag(pair)]
+        assert len({sample.id for sample in samples}) == len(pairs), (
+            "ids by content, as these formats have none"
+        )
+    else:
+        assert [sample.id for sample in samples] == [pair.id for pair in pairs]
+    assert [(s.question, s.chosen, s.rejected) for s in samples] == [
+        (p.question, p.chosen, p.rejected) for p in pairs
+    ]
+    for sample, pair in zip(samples, pairs, strict=True):
+        assert find_clip(root, sample.video).name == Path(pair.video).name
+
+
+@pytest.mark.parametrize("copied", [False, True])
 def test_llama_factory(judged_run: Run, copied: bool, tmp_path: Path) -> None:
     sentence = export.export_preferences(judged_run, 1, tmp_path / "out", "llama-factory", copied)
     assert "3 pairs" in sentence

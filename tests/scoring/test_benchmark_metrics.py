@@ -119,3 +119,16 @@ def test_the_order_of_actions(reply: str, order: str) -> None:
 @pytest.mark.parametrize("name", ["videohallucer", "eventhallusion", "vidhalluc"])
 def test_nothing_answered_is_no_figure(name: str) -> None:
     assert benchmark_rows(name, []) == []
+
+
+def test_thoughts_are_taken_out_before_the_official_rules_read() -> None:
+    """ "yes anywhere counts" is VideoHallucer's rule; what a model thinks is not its reply."""
+    pair = [
+        answer("temporal/1/basic", "yes", "<think>It is not no.</think>Yes."),
+        answer("temporal/1/hallucination", "no", "<think>Is it yes? It may be yes.</think>No."),
+    ]
+    assert values("videohallucer", pair)["temporal", "accuracy"] == 1.0
+    unfinished = [pair[0], answer("temporal/1/hallucination", "no", "<think>No, or")]
+    rows = {row["measure"]: row for row in benchmark_rows("videohallucer", unfinished)}
+    assert rows["accuracy"]["value"] == 0.0
+    assert rows["accuracy"]["unread"] == 1

@@ -22,7 +22,10 @@ from isrdpo.scoring.protocol import (
     [
         ("Explanation: fine.\nScore: 4", 4.0, "pattern"),
         ("Score: 3.5 of 5", 3.5, "pattern"),
-        ("Score: 2\nScore: 5", 2.0, "pattern"),  # the first
+        ("Score: 2\nScore: 5", 2.0, "first"),  # as the reference reads it, but counted
+        ("Score: 2\nTherefore, Score: 2", 2.0, "pattern"),
+        ("I would not give 5; Score: 2", 2.0, "pattern"),
+        ("<think>At first sight Score: 4, but no.</think>\nScore: 1", 1.0, "pattern"),
         ("Score: 4.", 4.0, "pattern"),
         ("Score:4, or 4 at least, not 1", 4.0, "majority"),  # no space behind the colon
         ("**Score**: 5", 5.0, "majority"),
@@ -44,7 +47,8 @@ def test_own_sets(reply: str, score: float, by: str) -> None:
         ("{'pred': 'yes', 'score': 4.8}", 4.0, True, "pattern"),
         ('{"pred": "no", "score": 0}', 0.0, False, "pattern"),
         ("{'pred':'no','score':2}", 2.0, False, "pattern"),
-        ("{'pred': 'no', 'score': 1} yes, really", 1.0, True, "pattern"),  # yes anywhere
+        ("{'pred': 'no', 'score': 1} yes, really", 1.0, True, "anywhere"),  # against its own dictionary
+        ("<think>yes or no?</think>{'pred': 'no', 'score': 0}", 0.0, False, "pattern"),
         ("Yes. The score is 5", None, True, "anywhere"),
         ("{'pred': 'yes', 'score': '4'}", None, True, "anywhere"),
         ("I do not know", None, False, "anywhere"),  # `no` within another word
@@ -68,6 +72,12 @@ def test_claims(reply: str, claims: int | None, unsupported: int | None) -> None
     verdict = read_reply(CLAIMS, reply)
     assert (verdict.claims, verdict.unsupported) == (claims, unsupported)
     assert verdict.parsed_by == ("none" if claims is None else "pattern")
+
+
+@pytest.mark.parametrize("kind", [OWN, OFFICIAL, CLAIMS])
+def test_an_unfinished_thought_says_nothing_and_is_counted(kind: str) -> None:
+    reply = "<think>Score: 5, {'pred': 'yes', 'score': 5}\nsupported: a cube"
+    assert read_reply(kind, reply) == Verdict(parsed_by="thought")
 
 
 @pytest.mark.parametrize(("kind", "absent"), [(OWN, ""), (OFFICIAL, "caption"), (CLAIMS, "answer")])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from isrdpo.core import errors, records, runs
+from isrdpo.core import errors, records, replies, runs
 from isrdpo.models import local
 from isrdpo.stages import data, evaluate, judge, respond, train
 
@@ -151,6 +151,22 @@ def test_empty_responses_and_contexts_are_bad_samples(make_run: Callable, tmp_pa
         {"id": "mute", "cause": "empty response", "detail": ""},
         {"id": "blind", "cause": "empty context", "detail": ""},
     ]
+
+
+def test_an_unfinished_thought_is_a_bad_sample_of_its_own_cause(make_run: Callable) -> None:
+    run = make_run("thoughts")
+    data.run(run, 1)
+    rows = [
+        records.Responses("a", [replies.spoken("<think>Red?</think>Blue."), "Red."], None, None),
+        records.Responses("b", [replies.spoken("<think>Red? Or"), "Red."], None, None),
+        records.Responses("c", ["Red.", "Blue."], replies.spoken("A <think>circle"), None),
+        records.Responses("d", ["", "Blue."], None, None),
+    ]
+    assert rows[0].responses == ["Blue.", "Red."]
+    with run.stage("respond", 1) as stage:
+        stage.total = 100
+        respond.count_empty(stage, rows, [])
+    assert run.done("respond", 1)["bad"] == {"unfinished thought": 2, "empty response": 1}
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def test_what_fails_twice_is_a_bad_sample_never_a_score_and_asked_again_later(an
     with serving(answer) as server:
         settings = [*openai_settings(server), "score.hallucination=false", "score.concurrency=2"]
         run = answered("failing", *settings)
-        questions = [f"**: {row.question}\n" for row in score.read_answers(run, 0)]
+        questions = [f"**: {row.question}\n" for row in score.read_answers(run, 0).rows]
         refused.add(questions[2])
         failures = questions.count(questions[2])
         with pytest.raises(errors.BadShare, match=r"not scored.*mend them"):

@@ -9,6 +9,7 @@ import pytest
 
 from isrdpo.core import records
 from isrdpo.formats import predictions
+from isrdpo.formats.captions import Captions
 from isrdpo.scoring import protocol, scores
 from isrdpo.stages import score
 from tests.scored_runs import isrdpo, polite
@@ -51,7 +52,7 @@ def test_prediction_files_are_the_references_and_come_back_as_they_went(answered
     for answer in answers:
         written[answer.id] = (answer.question, answer.reference, answer.response, captions[answer.id])
     read_back = {}
-    for row in score.read_answers(run, 0):
+    for row in score.read_answers(run, 0).rows:
         read_back[row.id] = (row.question, row.answer, row.response, row.caption)
     assert read_back == written
 
@@ -60,14 +61,24 @@ def test_old_predictions_are_left_out_as_the_reference_leaves_them_out(tmp_path:
     path = tmp_path / "predictions.jsonl"
     elsewhere = PREDICTION | {"id": 2, "modal_path": "x/other"}
     failure = PREDICTION | {"id": "3", "model_prediction": {"status": "error", "message": "boom"}}
-    records.write_jsonl(path, [PREDICTION, elsewhere, failure])
+    thought = PREDICTION | {"id": "4", "model_prediction": {"status": "success", "message": "<think>A cat"}}
+    spoken = {"status": "success", "message": "<think>A cat?</think>A dog."}
+    records.write_jsonl(
+        path, [PREDICTION, elsewhere, failure, thought, PREDICTION | {"id": 5, "model_prediction": spoken}]
+    )
 
-    rows, omitted = predictions.read_predictions(path, "msvd", {"v1": "C"})
-    assert [(row.id, row.caption) for row in rows] == [("1", "C")]
-    assert omitted == 2
-    rows, omitted = predictions.read_predictions(path, "msvd.official", {})
-    assert [(row.id, row.caption) for row in rows] == [("1", ""), ("2", "")]
-    assert omitted == 1
+    captions = Captions([records.Sample("1", "test/msvd/v1", "Q?", caption="C")])
+    answers = predictions.read_predictions(path, "msvd", captions)
+    assert [(row.id, row.caption, row.response) for row in answers.rows] == [
+        ("1", "C", "P"),
+        ("5", "C", "A dog."),
+    ]
+    assert answers.by_name == ["1", "5"]
+    causes = ["its video is not in the test file", "no success", "an unfinished thought"]
+    assert answers.left_out == list(zip(["2", "3", "4"], causes, strict=True))
+    answers = predictions.read_predictions(path, "msvd.official", Captions())
+    assert [(row.id, row.caption) for row in answers.rows] == [("1", ""), ("2", ""), ("5", "")]
+    assert [identity for identity, _ in answers.left_out] == ["3", "4"]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +93,7 @@ def test_a_row_that_is_no_prediction_is_named(tmp_path: Path, bad_row: dict, rea
     path = tmp_path / "bad.jsonl"
     records.write_jsonl(path, [PREDICTION, bad_row])
     with pytest.raises(records.RecordError, match=f"row 2: .*{reason}|row 2: not a prediction"):
-        predictions.read_predictions(path, "msvd", {})
+        predictions.read_predictions(path, "msvd", Captions())
 
 
 @pytest.mark.parametrize("kind", ["../../etc/passwd", "/abs", ".hidden", "a\0b", "", "x" * 300])
@@ -158,7 +169,8 @@ def test_old_predictions_from_the_command_line(old_predictions: Path) -> None:
         options = scorer_options(server)
         ours = score_command(old_predictions, "msvd.qa.jsonl", *options)
         assert ours.returncode == 0, ours.stderr
-        assert "1 predictions left out" in ours.stdout
+        assert "1 answers are not scored (3: its video is not in the test file)" in ours.stdout
+        assert "3 captions were found by the bare name of the clip" in ours.stdout
         official = score_command(old_predictions, "msvd.qa.official.jsonl", *options)
         assert official.returncode == 0, official.stderr
         assert len(server.asked) == 6 + 4
