@@ -133,7 +133,7 @@ def read_own(reply: str) -> Verdict:
     if match:
         score = float(match[1])
         return Verdict(score, score >= RIGHT)
-    counts = Counter(float(number) for number in re.findall(r"\b\d+\.?\d*\b", reply))
+    counts = Counter(float(number) for number in re.findall(r"\b\d+(?:\.\d*)?\b", reply))
     if not counts:
         return Verdict(1.0, RIGHT <= 1.0, "none")
     highest = max(counts.values())
