@@ -55,16 +55,14 @@ class _ErrorDetails:
 def _error_details(body: Any) -> _ErrorDetails:
     if not isinstance(body, dict):
         return _ErrorDetails(set(), [body[:1000]] if isinstance(body, str) else [])
-    names = {body.get("param")}
-    words = [body.get("code"), body.get("type"), body.get("detail")]
+    names: list[Any] = [body.get("param")]
+    words: list[Any] = [body.get("code"), body.get("type"), body.get("detail")]
     details = body.get("detail")
     for detail in details if isinstance(details, list) else []:
         if isinstance(detail, dict):
-            words += [detail.get("type"), detail.get("msg")]
             location = detail.get("loc")
-            names |= (
-                {part for part in location if isinstance(part, str)} if isinstance(location, list) else set()
-            )
+            names += location if isinstance(location, list) else []
+            words += [detail.get("type"), detail.get("msg")]
     return _ErrorDetails(
         {name for name in names if isinstance(name, str) and name},
         [word[:1000] for word in words if isinstance(word, str)],

@@ -65,13 +65,20 @@ class Changes:
     scorer: str = ""
     changes: dict[str, str | None] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.changes, dict):
+            raise TypeError("changes is no object")
+        for name in self.changes.values():
+            if not isinstance(name, str | None):
+                raise TypeError(f"{name!r} is no parameter's name")
+
     @classmethod
     def read(cls, scores: Path) -> "Changes":
         """The changes beside a file of Scores. Raises RecordError where they cannot be read."""
         path = scores.with_name(CHANGES)
         if not path.exists():
             return cls()
-        return records.parse_line(path.read_text(encoding="utf-8"), cls, display_path(path))
+        return records.parse_line(path.read_text(encoding="utf-8", errors="replace"), cls, display_path(path))
 
     def write(self, scores: Path) -> None:
         """Write them, unless they are on disk already."""
