@@ -116,8 +116,8 @@ class Local:
         size = self.settings.concurrency
         for start in range(0, len(chats), size):
             prompts = [self._prompt(chat) for chat in chats[start : start + size]]
-            for i, text in enumerate(self._generate(prompts), start):
-                yield i, Reply(text, self.version)
+            for i, (text, cut) in enumerate(self._generate(prompts), start):
+                yield i, Reply(text, self.version, cut=cut)
 
     def _prompt(self, chat: Messages) -> str:
         """The chat as text; names of special tokens in what others wrote cannot end a turn."""
@@ -126,9 +126,11 @@ class Local:
             return "\n\n".join(turn["content"] for turn in turns) + "\n"
         return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
-    def _generate(self, prompts: list[str]) -> list[str]:
+    def _generate(self, prompts: list[str]) -> list[tuple[str, bool]]:
+        """The replies, and whether each ended at the limit of its tokens."""
         import torch
 
+        limit = self.settings.max_new_tokens or LOCAL_TOKENS
         encoding = self.tokenizer(
             prompts,
             return_tensors="pt",
@@ -140,10 +142,15 @@ class Local:
                 input_ids=encoding["input_ids"],
                 attention_mask=encoding["attention_mask"],
                 do_sample=False,
-                max_new_tokens=self.settings.max_new_tokens or LOCAL_TOKENS,
+                max_new_tokens=limit,
                 pad_token_id=self.tokenizer.pad_token_id,
                 temperature=None,
                 top_p=None,
                 top_k=None,
             )
-        return self.tokenizer.batch_decode(ids[:, encoding["input_ids"].shape[1] :], skip_special_tokens=True)
+        replies = ids[:, encoding["input_ids"].shape[1] :]
+        texts = self.tokenizer.batch_decode(replies, skip_special_tokens=True)
+        eos = self.model.generation_config.eos_token_id
+        ends = {self.tokenizer.pad_token_id, *(eos if isinstance(eos, list) else [eos])}
+        cuts = [len(reply) == limit and reply[-1] not in ends for reply in replies.tolist()]
+        return list(zip(texts, cuts, strict=True))

@@ -107,8 +107,10 @@ def send(requests: Sequence[Request], log: records.BatchLog, params: Params) -> 
         failures = {}
         chats = [request.messages() for request in waiting]
         for i, reply in progress_bar(scorer.ask(chats), len(chats), f"score by {params.score.model}"):
-            row = None if reply.error else score_row(waiting[i], reply, params.score.model)
-            problem = reply.error or score_problem(row)
+            problem = reply.error
+            if not problem:
+                row = score_row(waiting[i], reply, params.score.model)
+                problem = score_problem(row)
             if problem:
                 failures[waiting[i]] = problem
             else:
@@ -148,8 +150,10 @@ def unsent(requests: Sequence[Request], path: Path) -> list[Request]:
 
 
 def score_row(request: Request, reply: Reply, scorer: str) -> records.Score:
-    """A scorer's reply as a row."""
+    """A scorer's reply as a row. One that was cut off before its verdict is unread."""
     verdict = protocol.read_reply(request.protocol, reply.text)
+    if reply.cut and verdict.parsed_by != "pattern":
+        verdict = protocol.Verdict(parsed_by="none")
     return records.Score(
         id=request.row.id,
         set=request.row.set,
@@ -170,8 +174,6 @@ def score_row(request: Request, reply: Reply, scorer: str) -> records.Score:
 
 def score_problem(row: records.Score) -> str:
     """Why a reply with a text is no score; empty where it is one."""
-    if row.cut and row.parsed_by != "pattern":
-        return "the reply was cut off before its verdict; raise score.max_new_tokens or the server's limit"
     if row.score is not None and not math.isfinite(row.score):
         return f"the reply's score is no number that can be counted: {row.reply[:60]!r}"
     return ""
@@ -180,7 +182,11 @@ def score_problem(row: records.Score) -> str:
 def reply_notes(log: records.BatchLog) -> list[str]:
     """Sentences about what changed the requests or the replies of these scores."""
     notes = change_notes(Changes.read(log.path).changes)
-    cut = sum(row.cut for row in log.rows())
+    cut = [row for row in log.rows() if row.cut]
     if cut:
-        notes.append(f"{cut} replies were cut off at a limit on their length, behind a verdict that counts")
+        unread = sum(row.parsed_by != "pattern" for row in cut)
+        notes.append(
+            f"{len(cut)} replies were cut off at a limit on their length (score.max_new_tokens or the "
+            f"server's own), {unread} of them before their verdict, which is unread"
+        )
     return notes

@@ -157,7 +157,8 @@ def test_patience_by_hand() -> None:
     assert not any(lasts(Patience(True, limit=None), *[bad] * 50))
 
 
-def test_a_reply_that_was_cut_before_its_verdict_is_no_score(tmp_path: Path) -> None:
+def test_a_reply_that_was_cut_before_its_verdict_is_unread(tmp_path: Path) -> None:
+    """Without the cut, the most frequent number of the explanation would count."""
     cut = faults.message("length", content="Explanation: of 3 dogs, 2 are")
     cut_behind = faults.message("length", content="Score: 4\nExplanation: of 3 dogs")
 
@@ -166,13 +167,16 @@ def test_a_reply_that_was_cut_before_its_verdict_is_no_score(tmp_path: Path) -> 
 
     with serving(answer) as server:
         log = make_log(tmp_path)
-        failures = sending.send(make_requests(3), log, settings(server))
-    assert {request.row.id: reason for request, reason in failures.items()} == {
-        "0": "the reply was cut off before its verdict; raise score.max_new_tokens or the server's limit"
+        assert sending.send(make_requests(3), log, settings(server)) == {}
+    rows = {row.id: (row.cut, row.score, row.correct, row.parsed_by) for row in log.rows()}
+    assert rows == {
+        "0": (True, None, None, "none"),
+        "1": (True, 4.0, True, "pattern"),
+        "2": (False, 4.0, True, "pattern"),
     }
-    assert {row.id: row.cut for row in log.rows()} == {"1": True, "2": False}
     assert sending.reply_notes(log) == [
-        "1 replies were cut off at a limit on their length, behind a verdict that counts"
+        "2 replies were cut off at a limit on their length (score.max_new_tokens or the server's own), "
+        "1 of them before their verdict, which is unread"
     ]
 
 
