@@ -90,7 +90,8 @@ class Connection:
     def problem(self) -> str:
         """Return why the key or the address cannot be used; empty where they can."""
         if not re.fullmatch(r"[\x21-\x7e]*", self.key):
-            return f"the environment variable {self.key_variable} holds no usable key: blanks, or letters beyond ASCII"
+            fault = "blanks, or letters beyond ASCII"
+            return f"the environment variable {self.key_variable} holds no usable key: {fault}"
         if self.key and hide_key(self.base_url, self.key) != self.base_url:
             return f"the address holds the key; it belongs into {self.key_variable} alone"
         return ""
