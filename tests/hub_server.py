@@ -1,6 +1,7 @@
 """A server on localhost that speaks the hub's protocol, as far as the installed huggingface_hub uses it."""
 
 import base64
+import gzip
 import hashlib
 import json
 import re
@@ -18,7 +19,8 @@ class Hub(ThreadingHTTPServer):
 
     repos: {"datasets/OWNER/NAME": {path: content}}, which may change at any time. What else a test may set:
     cut[path]: the number of answers that break off half way. stall: paths whose answer stops for good there.
-    damaged: paths that are answered with other bytes than the list says; shortened: with fewer.
+    damaged: paths that are answered with other bytes than the list says; shortened: with fewer; endless:
+    with far more, without a length; bomb: with far more, packed as gzip.
     refused[repo]: (status, X-Error-Code). no_ranges: answer with the whole file always, as some mirrors do.
     xet: offer large files by Xet, which the server has not.
     What a test may read: log: (method, path, Range) of each request. created, commits, tokens.
@@ -33,6 +35,9 @@ class Hub(ThreadingHTTPServer):
         self.stall: set[str] = set()
         self.damaged: set[str] = set()
         self.shortened: set[str] = set()
+        self.endless: set[str] = set()
+        self.bomb: set[str] = set()
+        self.listed: dict[str, dict] = {}  # values that the list says instead, by path
         self.refused: dict[str, tuple[int, str]] = {}
         self.no_ranges = False
         self.xet = False
@@ -131,7 +136,7 @@ class Handler(BaseHTTPRequestHandler):
         sibling = {"rfilename": name, "size": len(content), "blobId": digest[:40]}
         if len(content) >= LARGE:
             sibling["lfs"] = {"sha256": digest, "size": len(content), "pointerSize": 130}
-        return sibling
+        return sibling | self.server.listed.get(name, {})
 
     def entry(self, name: str, content: bytes) -> dict:
         digest = file_digest(content)
@@ -153,7 +158,18 @@ class Handler(BaseHTTPRequestHandler):
             content = content[::-1]
         if self.command == "GET" and name in self.server.shortened:
             content = content[:-10]
+        if self.command == "GET" and name in self.server.bomb:
+            return self.answer(200, gzip.compress(bytes(2**26)), headers | {"Content-Encoding": "gzip"})
+        if self.command == "GET" and name in self.server.endless:
+            return self.send_without_end(headers)
         return self.send_content(name, content, headers)
+
+    def send_without_end(self, headers: dict[str, str]) -> None:
+        self.begin(200, headers | {"Connection": "close"})
+        self.close_connection = True
+        block = bytes(2**20)
+        for _ in range(64):
+            self.wfile.write(block)
 
     def send_content(self, name: str, content: bytes, headers: dict[str, str]) -> None:
         status = 200

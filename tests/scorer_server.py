@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-# A reply's text, an HTTP status, the raw bytes of a body, or None for a reply without text.
-Answer = str | int | bytes | None
+# A reply's text, an HTTP status, (status, body), the raw bytes of a body, None for a reply without text, or a
+# function that writes what it likes.
+Answer = "str | int | tuple[int, Any] | bytes | None | Callable[[Handler], None]"
 
 
 class Server(ThreadingHTTPServer):
@@ -51,22 +52,34 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(answer, {"error": {"message": f"no, with {authorization}", "code": answer}})
         elif isinstance(answer, bytes):
             self.reply(200, answer)
+        elif isinstance(answer, tuple):
+            self.reply(*answer)
+        elif callable(answer):
+            answer(self)
         else:
             self.reply(200, self.completion(answer))
 
-    def completion(self, text: str | None) -> dict[str, Any]:
+    def completion(self, text: Any, reason: str = "stop") -> dict[str, Any]:
         message = {"role": "assistant", "content": text}
-        choice = {"index": 0, "finish_reason": "stop", "message": message}
+        choice = {"index": 0, "finish_reason": reason, "message": message}
         model = self.server.version
         return {"id": "x", "object": "chat.completion", "created": 0, "model": model, "choices": [choice]}
 
-    def reply(self, status: int, value: Any) -> None:
+    def reply(self, status: int, value: Any, **headers: str) -> None:
+        """Send a body; underscores in the names of headers stand for hyphens."""
         content = value if isinstance(value, bytes) else json.dumps(value).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
+        usual = {"Content_Type": "application/json", "Content_Length": str(len(content))}
+        for name, text in (usual | headers).items():
+            self.send_header(name.replace("_", "-"), text)
         self.end_headers()
         self.wfile.write(content)
+
+    def do_GET(self) -> None:
+        """A redirected request may come as GET."""
+        with self.server.lock:
+            self.server.asked.append({"authorization": self.headers.get("Authorization")})
+        self.reply(200, self.completion("redirected"))
 
     def log_message(self, *arguments: Any) -> None:
         pass

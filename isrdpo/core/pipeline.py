@@ -106,7 +106,7 @@ TABLE = {
         version=1,
         beside="evaluate",
         first=0,
-        files=("scores.jsonl", "scores.csv"),
+        files=("scores.jsonl", "scores.csv", "scorer.json"),
         depends=("score.scorer", "score.model", "score.hallucination", "score.max_new_tokens"),
     ),
 }

@@ -127,7 +127,8 @@ class Score:
 
     `set` is the test set, `protocol` one of hound, hound.official and claims. `scorer` is the name that was
     asked for, `version` the name of what answered. `words` counts the whole answer. `asked` is a digest of
-    the whole request, which no other answer has. The other fields are those of `protocol.Verdict`.
+    the whole request, which no other answer has. `cut`: whether the reply ended at a limit on its length.
+    The other fields are those of `protocol.Verdict`.
     """
 
     id: str
@@ -143,6 +144,7 @@ class Score:
     unsupported: int | None
     words: int
     reply: str
+    cut: bool = False
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,11 @@ def _score_rules(score: Score) -> Iterator[str]:
             f"score.base_url: {printable(score.base_url)} is not an address; "
             f"give one such as http://localhost:8000/v1"
         )
+    elif score.base_url is not None and re.search(r"@|[?#]|[^\x21-\x7e]", score.base_url):
+        yield (
+            "score.base_url: holds a user, a query or letters beyond ASCII; give the plain address, "
+            "and keep the key in the environment variable that score.key_variable names"
+        )
     if score.key_variable is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", score.key_variable):
         yield (
             "score.key_variable: not the name of an environment variable; "

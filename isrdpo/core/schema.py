@@ -197,5 +197,6 @@ class Score(Section):
     max_new_tokens: PositiveCount | None
     concurrency: PositiveCount
     retries: Count
+    timeout: PositiveAmount = 120.0  # runs made before it was a parameter have no other
     price_in: Amount | None
     price_out: Amount | None

@@ -19,6 +19,14 @@ from isrdpo.core.progress import progress_bar
 SUFFIX = r"\.(tar\.gz|tgz|tar|zip)"  # of the archives that can be unpacked
 RESERVE = 2**30  # bytes of disk that unpacking leaves free
 ENTRY_BYTES = 4096  # of disk that an entry takes beside its content
+MAX_NOTES = 2**20  # bytes of a long name or of other notes on an entry, which tarfile reads into memory
+_NOTES = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
 MAX_DEPTH = 100  # of folders in each other, over which Python's own functions recurse
 
 
@@ -49,6 +57,18 @@ class _Guard:
             limit = f"the {self.allowed / 1e9:.1f} GB that may be used"
             advice = "free some space, and run the same command again"
             raise ArchiveError(f"{title}: unpacks to more than {limit}; {advice}")
+
+
+class _BoundedHeader(tarfile.TarInfo):
+    """A header of a tar, refused where its notes on the next entry would fill up the memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        """Return the header in a block. Raises ValueError where it announces long notes."""
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in _NOTES and header.size > MAX_NOTES:
+            raise ValueError(f"notes of {header.size} bytes on one entry")
+        return header
 
 
 def unpack(archive: Path, folder: Path, allowed: int | None = None) -> None:
@@ -91,7 +111,7 @@ def _extract_tar(archive: Path, folder: Path, guard: _Guard) -> None:
             guard.admit(member.linkname, 0)
         return tarfile.data_filter(member, target).replace(mode=None, mtime=None, deep=False)
 
-    with tarfile.open(archive, "r|*") as members:
+    with tarfile.open(archive, "r|*", tarinfo=_BoundedHeader) as members:
         members.extractall(folder, progress_bar(members, None, archive.name), filter=admit)
 
 

@@ -7,16 +7,23 @@ The token comes from the environment only (`HF_TOKEN`), never from a file.
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from isrdpo.core.errors import RunError
+from isrdpo.core.secrets import hide_key
+from isrdpo.core.texts import clean_text, one_line
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+
+MAX_PATH = 1000  # characters of a file's path
+MAX_SIZE = 2**50  # bytes of a file
 
 
 @dataclass(frozen=True)
@@ -48,19 +55,32 @@ def api(endpoint: str | None = None) -> "HfApi":
 def list_files(repo: str, kind: str, endpoint: str | None = None) -> list[File]:
     """List a repository (kind: dataset, model) at its newest commit, by path.
 
-    Raises RunError, also where a path leads out of a folder.
+    Raises RunError, also where an entry is no file that could be fetched and checked.
     """
     with readable_errors(repo):
         info = api(endpoint).repo_info(repo, repo_type=kind, files_metadata=True)
-    files = []
-    for entry in info.siblings:
-        path = PurePosixPath(entry.rfilename)
-        if path.is_absolute() or ".." in path.parts or "\\" in entry.rfilename:
-            advice = "which leads out of a folder; nothing was fetched"
-            raise RunError(f"{repo}: its list names {entry.rfilename!r}, {advice}")
-        digest = entry.lfs.sha256 if entry.lfs else entry.blob_id
-        files.append(File(repo, info.sha, entry.rfilename, entry.size, digest))
+        files = [_listed_file(repo, info.sha, entry) for entry in info.siblings or []]
     return sorted(files, key=lambda file: file.path)
+
+
+def _listed_file(repo: str, commit: Any, entry: Any) -> File:
+    """An entry of a list as a file. Raises RunError for values that no honest list holds."""
+    name = entry.rfilename
+    digest = entry.lfs.sha256 if entry.lfs else entry.blob_id
+    fault = ""
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_PATH or clean_text(name) != name:
+        fault = "which is not a usable path"
+    elif (path := PurePosixPath(name)).is_absolute() or ".." in path.parts or "\\" in name:
+        fault = "which leads out of a folder"
+    elif type(entry.size) is not int or not 0 <= entry.size <= MAX_SIZE:
+        fault = "without a size"
+    elif not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", str(digest)):
+        fault = "without a digest"
+    elif not re.fullmatch("[0-9a-f]{40}", str(commit)):
+        fault = "without a commit"
+    if fault:
+        raise RunError(f"{repo}: its list names {str(name)[:200]!r}, {fault}; nothing was fetched")
+    return File(repo, commit, name, entry.size, digest)
 
 
 def is_cached(file: File, endpoint: str | None = None) -> bool:
@@ -78,7 +98,12 @@ def download(file: File, folder: Path, endpoint: str | None = None) -> Path:
     with readable_errors(file.repo):
         client = api(endpoint)
         path = client.hf_hub_download(
-            file.repo, file.path, repo_type="dataset", revision=file.commit, local_dir=folder
+            file.repo,
+            file.path,
+            repo_type="dataset",
+            revision=file.commit,
+            local_dir=folder,
+            tqdm_class=_limited_bar(file),
         )
         _check_digest(Path(path), file)
     return Path(path)
@@ -88,10 +113,28 @@ def download_model(files: list[File], endpoint: str | None = None) -> None:
     """Download files of a model into the hub's cache, one at a time, and check them. Raises RunError."""
     repo = files[0].repo
     with readable_errors(repo):
-        patterns = [file.path for file in files]
-        folder = api(endpoint).snapshot_download(repo, allow_patterns=patterns, max_workers=1)
         for file in files:
-            _check_digest(Path(folder, file.path), file)
+            path = api(endpoint).hf_hub_download(repo, file.path, tqdm_class=_limited_bar(file))
+            _check_digest(Path(path), file)
+
+
+def _limited_bar(file: File) -> type:
+    """A progress bar that ends a download of more bytes than the list announced, before they are written."""
+    from huggingface_hub.utils import tqdm
+
+    class LimitedBar(tqdm):
+        def __init__(self, *values: Any, **options: Any) -> None:
+            super().__init__(*values, **options)
+            self.received = options.get("initial") or 0
+
+        def update(self, count: float | None = 1) -> bool | None:
+            self.received += count or 0
+            if self.received > file.size:
+                size = f"the {file.size} bytes that the hub's list says"
+                raise RunError(f"{file.repo}: {file.path} is larger than {size}; nothing of it is used")
+            return super().update(count)
+
+    return LimitedBar
 
 
 def _check_digest(path: Path, file: File) -> None:
@@ -128,7 +171,7 @@ def _advice(repo: str, error: BaseException) -> str:
     while isinstance(error, (errors.LocalEntryNotFoundError, errors.DryRunError)) and error.__cause__:
         error = error.__cause__  # they say only that the file is not here; the cause says why
     status = getattr(getattr(error, "response", None), "status_code", None)
-    reason = (str(error).splitlines() or [""])[0]
+    reason = one_line(hide_key((str(error).splitlines() or [""])[0], os.environ.get("HF_TOKEN", "")))
     hub = constants.ENDPOINT
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full; free some space and run the same command again, it goes on from here"

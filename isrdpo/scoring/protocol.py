@@ -141,7 +141,7 @@ def read_own(reply: str) -> Verdict:
     scores = [float(number) for number in re.findall(r"Score: (\d+\.?\d*)", reply)]
     if scores:
         return Verdict(scores[0], scores[0] >= RIGHT, "pattern" if len(set(scores)) == 1 else "first")
-    counts = Counter(float(number) for number in re.findall(r"\b\d+\.?\d*\b", reply))
+    counts = Counter(float(number) for number in re.findall(r"\b\d+(?:\.\d*)?\b", reply))
     if not counts:
         return Verdict(1.0, RIGHT <= 1.0, "none")
     highest = max(counts.values())

@@ -5,19 +5,16 @@ by test set -> scores.csv. A request is sent once: rows stand on disk as they co
 and what fails twice is a bad sample.
 """
 
-import hashlib
-import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from isrdpo.core import records, schema
 from isrdpo.core.errors import RunError
 from isrdpo.core.folders import display_path, hold_lock
-from isrdpo.core.metrics import word_count
 from isrdpo.core.params import Params
 from isrdpo.core.pipeline import stage_key
-from isrdpo.core.progress import progress_bar
 from isrdpo.core.runs import Run, stage_main
 from isrdpo.formats import predictions
 from isrdpo.formats.captions import Captions
@@ -25,39 +22,14 @@ from isrdpo.formats.files import dataset_rows
 from isrdpo.formats.predictions import Prediction
 from isrdpo.formats.rows import sample_from_row
 from isrdpo.scoring import protocol, scores
+from isrdpo.scoring.sending import Request, reply_notes, send, unsent
 
 LISTED = 20  # answers that are not scored, in the sentence about them
-MAX_FAILURES = 20  # failures one after another after which nothing more is sent
 REPLY_TOKENS = {
     protocol.OWN: 100,
     protocol.OFFICIAL: 20,
     protocol.CLAIMS: 120,
 }  # of a reply, for the estimate (ours)
-
-
-@dataclass(frozen=True)
-class Request:
-    """A prediction, and the protocol under which a scorer is asked about it."""
-
-    row: Prediction
-    protocol: str
-
-    def messages(self) -> protocol.Messages:
-        """The chat that is sent."""
-        row = self.row
-        return protocol.score_request(self.protocol, row.question, row.answer, row.response, row.caption)
-
-    def characters(self) -> int:
-        """The length of the chat."""
-        return sum(len(turn["content"]) for turn in self.messages())
-
-    def digest(self) -> str:
-        """A digest of the chat, by which a score is known to be of this very answer."""
-        return hashlib.sha256(json.dumps(self.messages()).encode()).hexdigest()[:16]
-
-    def name(self) -> tuple[str, str, str]:
-        """(set, id, protocol): the request's name among the scores on disk."""
-        return self.row.set, self.row.id, self.protocol
 
 
 def score_iteration(run: Run, iteration: int) -> None:
@@ -71,21 +43,22 @@ def score_iteration(run: Run, iteration: int) -> None:
         failures = send(requests, log, stage.params)
         stage.total = len(requests)
         for request, reason in failures.items():
-            stage.bad(f"{request.row.set}/{request.row.id} ({request.protocol})", "not scored", reason)
-        write_scores(log, failures, stage.path("scores.csv"))
+            stage.bad(str(request), "not scored", reason)
+        write_scores(log, [request.lost() for request in failures], stage.path("scores.csv"))
         if answers.left_out:
             stage.count("left_out", len(answers.left_out))
             stage.warn(list_left_out(answers.left_out))
         stage.count("scored", len(log.rows()))
         stage.count("fallbacks", sum(row.parsed_by != "pattern" for row in log.rows()))
+        for note in reply_notes(log):
+            stage.warn(note)
 
 
 run = score_iteration  # the name by which every stage is started
 
 
-def write_scores(log: records.BatchLog, failures: dict[Request, str], path: Path) -> None:
+def write_scores(log: records.BatchLog, lost: Sequence[scores.Failure], path: Path) -> None:
     """Write scores.csv: the figures of all scores on disk."""
-    lost = [(request.row.set, request.protocol) for request in failures]
     records.write_csv(path, scores.score_table(log.rows(), lost))
 
 
@@ -119,76 +92,6 @@ def make_requests(rows: Sequence[Prediction], settings: schema.Score) -> list[Re
         described = [row for row in rows if row.caption and row.response.strip()]
         requests += [Request(row, protocol.CLAIMS) for row in described]
     return requests
-
-
-def send(requests: Sequence[Request], log: records.BatchLog, params: Params) -> dict[Request, str]:
-    """Send what `log` (of Score, one a batch) does not hold yet. Returns what failed twice, with the reason.
-
-    Raises RunError where one request after another fails.
-    """
-    waiting = unsent(requests, log.path)
-    if not waiting:
-        return {}
-    from isrdpo.scoring import scorers
-
-    scorer = scorers.open_scorer(params.score, params.model.device)
-    failures: dict[Request, str] = {}
-    in_a_row = 0
-    for _ in range(2):
-        failures = {}
-        chats = [request.messages() for request in waiting]
-        for i, reply in progress_bar(scorer.ask(chats), len(chats), f"score by {params.score.model}"):
-            if not reply.error:
-                in_a_row = 0
-                log.append([score_row(waiting[i], reply.text, params.score.model, reply.version)])
-                continue
-            failures[waiting[i]] = reply.error
-            in_a_row += 1
-            if in_a_row >= MAX_FAILURES:
-                raise RunError(
-                    f"score.model={params.score.model}: {MAX_FAILURES} requests failed one after another; "
-                    f"what is scored already stays; the last: {reply.error}"
-                )
-        waiting = list(failures)
-        if not waiting:
-            break
-    return failures
-
-
-def unsent(requests: Sequence[Request], path: Path) -> list[Request]:
-    """The requests that a file of Scores does not hold.
-
-    Raises RunError where it holds scores of other answers to the same questions.
-    """
-    rows = records.read_jsonl(path, records.Score) if path.exists() else []
-    digests = {(row.set, row.id, row.protocol): row.asked for row in rows}
-    for request in requests:
-        if digests.get(request.name(), "") not in ("", request.digest()):
-            raise RunError(
-                f"{display_path(path)}: holds scores of other answers (first: {request.row.set}, "
-                f"{request.row.id}); give each model's predictions a folder of their own"
-            )
-    return [request for request in requests if request.name() not in digests]
-
-
-def score_row(request: Request, reply: str, scorer: str, version: str) -> records.Score:
-    """A scorer's reply as a row."""
-    verdict = protocol.read_reply(request.protocol, reply)
-    return records.Score(
-        id=request.row.id,
-        set=request.row.set,
-        protocol=request.protocol,
-        asked=request.digest(),
-        scorer=scorer,
-        version=version,
-        score=verdict.score,
-        correct=verdict.correct,
-        parsed_by=verdict.parsed_by,
-        claims=verdict.claims,
-        unsupported=verdict.unsupported,
-        words=word_count(request.row.response),
-        reply=reply.encode(errors="replace").decode(),
-    )
 
 
 def estimate(requests: Sequence[Request], settings: schema.Score) -> str:
@@ -263,13 +166,17 @@ def score_file(path: Path, test: Path, to: Path, params: Params, dry_run: bool) 
         require_same_scorer(to, params.score)
         log = records.BatchLog(to / "scores.jsonl", records.Score, 1)
         failures = send(requests, log, params)
-        write_scores(log, failures, to / "scores.csv")
+        lost = list_failures(to / "bad_score.jsonl", requests, failures)
+        write_scores(log, lost, to / "scores.csv")
     if len(failures) > params.max_bad_share * len(requests):
         raise RunError(
             f"{to}: {len(failures)} of {len(requests)} requests failed; "
             f"the same command sends them again; the last: {list(failures.values())[-1]}"
         )
     lines = [scores.score_lines(scores.read_scores(to / "scores.csv"))]
+    causes = Counter(failures.values()).most_common(3)
+    lines += [f"{count} requests without a score (bad_score.jsonl): {cause}" for cause, count in causes]
+    lines += reply_notes(log)
     if unread:
         lines.append(f"{len(unread)} rows of {display_path(test)} cannot be read; first: {unread[0]}")
     if answers.left_out:
@@ -280,6 +187,23 @@ def score_file(path: Path, test: Path, to: Path, params: Params, dry_run: bool) 
             "which no other clip of the test file has"
         )
     return "\n".join([*lines, f"all in {display_path(to / 'scores.csv')}"])
+
+
+def list_failures(
+    path: Path, requests: Sequence[Request], failures: dict[Request, str]
+) -> list[scores.Failure]:
+    """Write what failed, beside what failed of other sets in the same folder.
+
+    Returns (set, protocol) of each.
+    """
+    sets = {request.row.set for request in requests}
+    listed = records.read_jsonl(path, dict) if path.exists() else []
+    rows = [row for row in listed if row["set"] not in sets]
+    for request, reason in failures.items():
+        name = {"set": request.row.set, "id": request.row.id, "protocol": request.protocol}
+        rows.append(name | {"cause": "not scored", "detail": reason})
+    records.write_jsonl(path, rows)
+    return [(row["set"], row["protocol"]) for row in rows]
 
 
 def require_same_scorer(to: Path, settings: schema.Score) -> None:

@@ -165,6 +165,18 @@ def test_unpacking_begins_anew(tmp_path: Path) -> None:
     assert contents(tmp_path / "fresh") == {"v1/a": b"1"}
 
 
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_notes_that_would_fill_up_the_memory_are_refused(kind: bytes, tmp_path: Path) -> None:
+    """The header alone announces a terabyte; nothing of it is read."""
+    header = tarfile.TarInfo("notes")
+    header.type = kind
+    header.size = 2**40
+    path = tmp_path / "x.tar"
+    path.write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(ArchiveError, match=r"x\.tar: damaged \(notes of 1099511627776 bytes on one entry\)"):
+        archives.unpack(path, tmp_path / "fresh")
+
+
 def test_merging_never_writes_through_a_link(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     target = tmp_path / "target"

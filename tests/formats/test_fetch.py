@@ -313,6 +313,44 @@ def test_a_model_that_arrives_damaged_is_not_used(
     assert server.ranges(name) == [None, None]
 
 
+@pytest.mark.parametrize("how", ["endless", "bomb"])
+@pytest.mark.parametrize("model", [False, True])
+def test_no_more_bytes_are_written_than_the_list_says(
+    how: str, model: bool, server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    name = "model-00001-of-00001.safetensors" if model else MSVD
+    getattr(server, how).add(name)
+    downloads = fetch.plan(*(([], ["someone/tiny"]) if model else (["msvd"], [])), server.url)
+    with pytest.raises(RunError, match=rf"{name} is larger than the \d+ bytes that the hub's list says"):
+        fetch.fetch(downloads, tmp_path / "hound", yes=True, endpoint=server.url)
+    largest = max(len(content) for content in {**server.repos[TEST], **server.repos[MODEL]}.values())
+    assert max(path.stat().st_size for path in tmp_path.rglob("*")) <= max(largest, 2**16)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"size": None},
+        {"size": -1},
+        {"size": "12"},
+        {"size": 2**60},
+        {"blobId": None, "lfs": None},
+        {"blobId": "../../etc", "lfs": None},
+        {"rfilename": ""},
+        {"rfilename": "a\0b"},
+        {"rfilename": "a\ud800"},
+        {"rfilename": "/etc/passwd"},
+        {"rfilename": "a/" * 1000},
+    ],
+)
+def test_a_list_with_impossible_values_is_refused_in_one_line(values: dict, server: Hub) -> None:
+    server.listed["model-00001-of-00001.safetensors"] = values
+    with pytest.raises(RunError, match="^someone/tiny: its list names .*nothing was fetched") as error:
+        fetch.plan([], ["someone/tiny"], server.url)
+    assert "\n" not in str(error.value)
+
+
 def test_files_that_the_hub_offers_by_xet_come_by_plain_http_too(server: Hub, tmp_path: Path) -> None:
     server.xet = True
     child = start(server, tmp_path, "msvd", "--to", str(tmp_path / "hound"), "--yes", HF_HUB_DISABLE_XET="1")
