@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import (
@@ -95,16 +96,18 @@ class TransformersProcessor:
         )
 
     def _processed(self, clip: Clip) -> BatchFeature:
-        """The clip after the checkpoint's own processor, with the text that takes the place of its token."""
+        """The clip after the checkpoint's own processor, with the text that takes the place of its token.
+
+        Families that write times into that text (Qwen3-VL, SmolVLM2) get those of the frames themselves.
+        Qwen2.5-VL has one interval for the whole clip: the mean one.
+        """
         height, width = clip.frames.shape[1:3]
         metadata = VideoMetadata(
-            total_num_frames=clip.count,
-            fps=clip.rate or None,
             width=width,
             height=height,
             duration=clip.count / clip.rate if clip.rate else None,
             video_backend=clip.decoder,
-            frames_indices=clip.indices.tolist(),
+            **_timing(clip),
         )
         return self.inner(
             text=[self.inner.video_token],
@@ -218,6 +221,18 @@ class TransformersProcessor:
         return frozenset(added | media | set(tokenizer.all_special_tokens))
 
 
+def _timing(clip: Clip) -> dict[str, Any]:
+    """The fields of VideoMetadata from which transformers computes times, as place / frames a second.
+
+    Frames that stand where a constant rate puts them have their indices as places. Others (a screen
+    recording, a phone's variable rate) have their own times as places, at one frame a second.
+    """
+    rate = clip.rate or 1.0
+    if clip.rate and np.abs(clip.times - clip.indices / rate).max() <= 0.5 / rate:
+        return {"fps": rate, "total_num_frames": clip.count, "frames_indices": clip.indices.tolist()}
+    return {"fps": 1.0, "total_num_frames": clip.count / rate, "frames_indices": clip.times.tolist()}
+
+
 def _on_cpu(tensor: Tensor) -> Tensor:
     """A copy of a tensor on the CPU, which shares no memory with what it was cut from."""
     return tensor.detach().cpu().clone()
@@ -244,7 +259,7 @@ def model_type(path: str) -> str:
             f"{path}: no config.json in it; model.path is a checkpoint's folder or a hub id"
         )
     try:
-        return str(PreTrainedConfig.get_config_dict(path)[0].get("model_type"))
+        return str(PreTrainedConfig.get_config_dict(path, trust_remote_code=False)[0].get("model_type"))
     except (OSError, ValueError, json.JSONDecodeError) as error:
         raise CheckpointError(
             f"{path}: no such checkpoint, and not to be had from the hub "
@@ -267,9 +282,9 @@ def load(
     try:
         with quiet_transformers():
             model, report = AutoModelForImageTextToText.from_pretrained(
-                path, output_loading_info=True, **options
+                path, output_loading_info=True, trust_remote_code=False, use_safetensors=True, **options
             )
-            inner = AutoProcessor.from_pretrained(path)
+            inner = AutoProcessor.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # families fail in ways of their own
         raise CheckpointError(
             f"{path}: model_type {kind!r} is not to be loaded as a video language model "

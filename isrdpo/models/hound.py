@@ -119,7 +119,7 @@ def _fill(config: HoundConfig, state: dict[str, Tensor], dtype: torch.dtype) -> 
     state = {key: tensor.to(dtype, copy=True) for key, tensor in state.items()}
     with quiet_transformers():
         model = HoundForConditionalGeneration.from_pretrained(
-            None, config=config, state_dict=state, dtype=dtype
+            None, config=config, state_dict=state, dtype=dtype, trust_remote_code=False
         )
     return _with_greedy_generation(model)
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from isrdpo.core import records
+from isrdpo.core.errors import RunError
 from isrdpo.core.hub_ids import is_hub_id
 from isrdpo.models.interface import CheckpointError
 
@@ -30,17 +31,17 @@ def local_folder(name: str) -> Path:
             patterns = ["*.json", "pytorch_model*.bin", "tokenizer.model"]
             folder = Path(snapshot_download(name, allow_patterns=patterns))
     except Exception as error:
-        why = _first_line(error)
+        why = first_line(error)
         raise CheckpointError(f"{name}: no such folder, and not to be had from the hub ({why})") from error
     return folder
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file. Raises CheckpointError where it is missing or broken."""
+    """Read a JSON file. Raises CheckpointError where it is missing or broken, or too deep to be one."""
     try:
         return records.read_json(path)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({_first_line(error)})") from error
+    except (OSError, ValueError, RecursionError, RunError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON ({first_line(error)})") from error
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
@@ -63,7 +64,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
                     path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
                 )
         except Exception as error:
-            raise CheckpointError(f"{path}: not readable ({_first_line(error)})") from error
+            raise CheckpointError(f"{path}: not readable ({first_line(error)})") from error
     return state
 
 
@@ -91,14 +92,26 @@ def _weight_files(folder: Path) -> list[Path]:
     """The files that the index names, else those that look like weights."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        names = set(read_json(index).get("weight_map", {}).values())
-        return [folder / Path(name).name for name in sorted(names)]  # never a path out of the folder
+        return [folder / name for name in _names_in_index(index)]
     paths = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not paths:
         raise CheckpointError(f"{folder}: no *.safetensors and no pytorch_model.bin in it")
     return paths
 
 
-def _first_line(error: Exception) -> str:
+def _names_in_index(index: Path) -> list[str]:
+    """The names of the files in an index, each once. Raises CheckpointError unless they are plain names."""
+    content = read_json(index)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index}: no weight_map in it, which names the file of each tensor")
+    for name in weight_map.values():
+        if not isinstance(name, str) or Path(name).name != name:  # never a path out of the folder
+            raise CheckpointError(f"{index}: {str(name)[:80]!r} is not the name of a file beside it")
+    return sorted(set(weight_map.values()))
+
+
+def first_line(error: BaseException) -> str:
+    """Return an error's class and the first line of its text."""
     lines = str(error).splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"

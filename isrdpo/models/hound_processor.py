@@ -56,8 +56,13 @@ class HoundProcessor:
                 f"{path}: no such file; a checkpoint needs its sentencepiece tokenizer.model"
             )
         tokenizer_model = path.read_bytes()
-        rows = vocab_size or sentencepiece.SentencePieceProcessor(model_proto=tokenizer_model).vocab_size()
-        return cls(tokenizer_model, frames, image_size, patch_size, rows)
+        try:
+            pieces = sentencepiece.SentencePieceProcessor(model_proto=tokenizer_model).vocab_size()
+        except Exception as error:
+            raise CheckpointError(f"{path}: not a sentencepiece model") from error
+        if not pieces:
+            raise CheckpointError(f"{path}: a sentencepiece model without pieces")
+        return cls(tokenizer_model, frames, image_size, patch_size, vocab_size or pieces)
 
     @cached_property
     def pieces(self) -> sentencepiece.SentencePieceProcessor:
@@ -69,7 +74,9 @@ class HoundProcessor:
         """A tokenizer for trainers that want one. It loses leading spaces, so all ids come from `pieces`."""
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "tokenizer.model").write_bytes(self.tokenizer_model)
-            return LlamaTokenizer.from_pretrained(folder, pad_token="<unk>", legacy=False)
+            return LlamaTokenizer.from_pretrained(
+                folder, pad_token="<unk>", legacy=False, trust_remote_code=False
+            )
 
     @property
     def video_tokens(self) -> int:

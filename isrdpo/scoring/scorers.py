@@ -101,8 +101,11 @@ class Local:
         self.device = device
         path = checkpoint_path(settings.model)
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
-            self.model = AutoModelForCausalLM.from_pretrained(path, dtype="auto").to(device).eval()
+            self.tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(
+                path, dtype="auto", trust_remote_code=False, use_safetensors=True
+            )
+            self.model = model.to(device).eval()
         except (OSError, ValueError) as error:
             raise RunError(f"score.model: {settings.model}: {str(error).splitlines()[0][:200]}") from None
         self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
