@@ -8,6 +8,8 @@ descriptions and verdicts get worse under another.
 
 import re
 
+from isrdpo.core.special_tokens import harmless_text
+
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
@@ -45,6 +47,7 @@ def conversation(request: str, video: bool = True) -> str:
     line of its own.
     """
     request = request.replace("<video>", "").replace("<image>", "").strip()
+    request = harmless_text(request, ["<video>"])  # what was left of a tag around a tag
     tag = "<video>\n" if video else ""
     return f"{SYSTEM} USER: {tag}{request} ASSISTANT:"
 
