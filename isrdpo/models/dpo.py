@@ -135,12 +135,12 @@ def fit(trainer: VideoDPOTrainer, key: str) -> list[dict[str, Any]]:
     checkpoint = newest_sealed_checkpoint(Path(trainer.args.output_dir), key)
     with quiet_transformers():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    check_trained(trainer)
+        check_trained(trainer)
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
 def check_trained(trainer: VideoDPOTrainer) -> None:
-    """Check the policy after the last step: its weights, and the loss of a pair under it. Raises TrainError."""
+    """Check the weights after the last step, and the loss of a pair under them. Raises TrainError."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     check_weights(model, trainer.args.learning_rate)
     batch = trainer.data_collator([trainer.train_dataset[0]])

@@ -32,7 +32,7 @@ def check_weights(model: "Module", learning_rate: float) -> None:
 
     Raises TrainError.
     """
-    tensors = model.state_dict()
+    tensors = dict(model.named_parameters())
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
         raise TrainError(
