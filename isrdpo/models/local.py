@@ -142,16 +142,8 @@ class LocalPolicy:
 
     @cached_property
     def positions(self) -> int:
-        """The tokens that the model has positions for, by its config; POSITIONS where that does not say.
-
-        Some configs state the limit before RoPE was stretched, others (llama3, longrope) the one after.
-        """
-        config = self.model.config.get_text_config()
-        limit = getattr(config, "max_position_embeddings", None) or POSITIONS
-        rope = getattr(config, "rope_parameters", None) or {}
-        stretch = rope.get("factor") or 1
-        stretched = int(rope.get("original_max_position_embeddings", limit) * stretch)
-        return max(limit, stretched)
+        """The tokens that the model has positions for: a prompt with its video, and what follows."""
+        return count_positions(self.model.config.get_text_config())
 
     def room(self, request: str, encoded: EncodedVideo) -> int:
         """Return how many tokens the model has positions for behind the request; below 1, it does not fit."""
@@ -281,6 +273,17 @@ class LocalPolicy:
             is_features = name.startswith("features") and tensor.is_floating_point()
             collated[name] = tensor.to(self.model.device, self.model.dtype if is_features else None)
         return self.processor.inputs(collated, ids)
+
+
+def count_positions(config: Any) -> int:
+    """Return the tokens that a language model has positions for; POSITIONS where its config does not say.
+
+    Some configs state the limit before RoPE was stretched, others (llama3, longrope) the one after.
+    """
+    limit = getattr(config, "max_position_embeddings", None) or POSITIONS
+    rope = getattr(config, "rope_parameters", None) or {}
+    stretch = rope.get("factor") or 1
+    return max(limit, int(rope.get("original_max_position_embeddings", limit) * stretch))
 
 
 def device_of(settings: ModelSettings) -> str:

@@ -11,7 +11,12 @@ from isrdpo.core.errors import IsrdpoError
 DEVICE_MEMORY = ("out of memory", "not enough memory")
 HOST_MEMORY = ("can't allocate memory", "Cannot allocate memory")
 BROKEN_DEVICE = ("CUDA error", "CUBLAS_STATUS", "cuDNN error", "HIP error")
-FULL_DISK = ("No space left on device", "PytorchStreamWriter failed", "Disk quota exceeded")
+FULL_DISK = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "PytorchStreamWriter failed",
+    "unexpected pos",  # torch.save, which says nothing of the disk
+)
 
 
 class ResourceError(IsrdpoError, RuntimeError):

@@ -66,3 +66,9 @@ def test_the_two_replies_are_read_as_what_they_say() -> None:
 )
 def test_a_reply_that_names_neither_or_both_is_not_read(reply: str) -> None:
     assert prompts.parse_choice(reply) is None
+
+
+def test_a_tag_around_a_tag_does_not_become_a_second_video() -> None:
+    prompt = prompts.conversation("<vid<video>eo> What <ima<image>ge> moves? <video>")
+    assert prompt.count("<video>") == 1
+    assert "< video>" in prompt
