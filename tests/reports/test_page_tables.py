@@ -109,11 +109,16 @@ def test_an_outcome_where_nothing_was_trained_says_so(make_run: Callable) -> Non
     """Two equal policies must not read as a result of training."""
     run = make_run("none", "iterations=1")
     data.run(run, 1)
-    for stage in ("respond", "judge"):
-        with run.stage(stage, 1):
-            pass
+    with run.stage("respond", 1) as stage:
+        for name in ("contexts.jsonl", "responses.jsonl"):
+            records.write_jsonl(stage.path(name), [])
+    with run.stage("judge", 1) as stage:
+        stage.count("kept", 0)
+        for name in ("judgments.jsonl", "preferences.jsonl"):
+            records.write_jsonl(stage.path(name), [])
     with run.stage("train", 1) as stage:
         stage.count("pairs", 0)
+        stage.path("train.csv").write_text("loss\n")
         stage.warn("no pair to train on: <why>")
     rows = pd.DataFrame([{"iteration": t, "response_words": 3.0} for t in (0, 1)])
     assert outcomes.run_outcome(run, rows).startswith("Nothing was trained: no iteration had a pair")

@@ -183,7 +183,7 @@ def test_a_device_out_of_memory_stops_the_stage_in_one_line(
 ) -> None:
     import torch
 
-    run = run_on(GOOD, "memory", "respond.batch_size=1")
+    run = run_on(GOOD, "memory", "respond.batch_size=1", "video.cache=false")
     data.run(run, 1)
     generate = local.LocalPolicy.generate
     calls: list[int] = []
