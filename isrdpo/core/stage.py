@@ -115,13 +115,13 @@ class Stage:
         """List a sample that is left out, under the cause that it is counted by."""
         self.bad_samples.append({"id": sample, "cause": cause, "detail": detail})
 
-    def bad_left_out(self, batches: Batches[Any]) -> None:
-        """List the items that a file leaves out as bad samples, and count them."""
+    def bad_left_out(self, batches: Batches[Any], count: str = "left_out") -> None:
+        """List the items that a file leaves out as bad samples; their number, if any, is noted as `count`."""
         items = batches.left_out.items
         for item in items:
             self.bad(item.id, item.cause, item.detail)
         if items:
-            self.count("left_out", self.counts.get("left_out", 0) + len(items))
+            self.count(count, self.counts.get(count, 0) + len(items))
 
     def count(self, name: str, number: int) -> None:
         """Note a number for the marker and the pages."""

@@ -120,7 +120,7 @@ def describe_fixed_pairs(stage: Stage, policy: "Policy", pairs: list[FixedPair])
         videos = encode_usable(stage, policy, batches, requests, new_tokens, held_out=True)
         texts = policy.generate(list(videos.values()), [request] * len(videos), max_new_tokens=limit)
         batches.append([{"id": name, "context": text} for name, text in zip(videos, texts, strict=True)])
-    stage.bad_left_out(batches)
+    stage.bad_left_out(batches, "fixed_pairs_left_out")
     return {row["id"]: row["context"] for row in batches.rows()}
 
 
@@ -153,7 +153,7 @@ def judge_fixed_pairs(
             for pair_calls in calls:
                 rows += [asdict(call) | {"with_context": with_context} for call in pair_calls]
         batches.append(rows)
-    stage.bad_left_out(batches)
+    stage.bad_left_out(batches, "fixed_pairs_left_out")
     return batches.rows()
 
 
