@@ -132,6 +132,8 @@ def run_command(preset: str, overrides: tuple[str, ...], stages: bool, redo: boo
     run = Run.create(settings, redo=redo)
     loop.run_loop(run, stages_only=stages)
     print(loop.summary_table(run.folder / "summary.csv"))
+    if warnings := loop.warning_lines(run):
+        print(f"\n{warnings}")
     print(f"\nreport: {run.folder / 'report.html'}")
 
 

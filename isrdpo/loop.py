@@ -12,6 +12,7 @@ import importlib
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from isrdpo.core.params import Params
 from isrdpo.core.pipeline import BESIDE, NOTEBOOKS, STAGES
 from isrdpo.core.progress import format_duration
 from isrdpo.core.runs import Run, is_complete
-from isrdpo.reports import notebooks, pages
+from isrdpo.reports import notebooks, pages, summary
 
 LOCK = "launch."  # one process at a time drives a run; its stages lock the run by themselves
 COLUMNS = (
@@ -97,9 +98,14 @@ def _run_stages(run: Run, remaining: Sequence[Step], total: int) -> None:
     """Run stages in this process, and beside the evaluation the scoring that the run asks for."""
     for step in remaining:
         began = time.monotonic()
-        run_stage(run, step.stage, step.t)
-        if BESIDE.get(step.stage) == "score" and run.params.score.scorer != "none":
-            run_stage(run, "score", step.t)
+        try:
+            run_stage(run, step.stage, step.t)
+            if BESIDE.get(step.stage) == "score" and run.params.score.scorer != "none":
+                run_stage(run, "score", step.t)
+        except Exception as error:
+            with suppress(OSError):  # where the disk is full, the first error is the one to read
+                pages.write_index(run, _stop_notice(step, total, error))
+            raise
         seconds = time.monotonic() - began
         print(f"[{step.number:2}/{total}] iteration {step.t}: {step.stage:<12}{seconds:6.0f} s", flush=True)
 
@@ -243,6 +249,19 @@ def summary_table(path: Path) -> str:
         cells = [_cell(row.get(name), 0 if name == "seconds" else 3) for row in rows]
         if any(cells):
             lines.append(f"{name:<{width}}" + "".join(f"{cell:>9}" for cell in cells))
+    return "\n".join(lines)
+
+
+def warning_lines(run: Run) -> str:
+    """Return the warnings of a run's stages for a terminal, each once, with the stage that said it first."""
+    places: dict[str, list[str]] = {}
+    for marker in summary.done_markers(run):
+        for warning in marker["warnings"]:
+            places.setdefault(warning, []).append(f"{marker['stage']} of iteration {marker['iteration']}")
+    lines = []
+    for warning, where in places.items():
+        more = f" and {len(where) - 1} more" if len(where) > 1 else ""
+        lines.append(f"warning: {where[0]}{more}: {warning}")
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ descriptions and verdicts get worse under another.
 import re
 
 from isrdpo.core.choices import parse_choice as parse_choice
+from isrdpo.core.special_tokens import harmless_text
 
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -43,6 +44,7 @@ def conversation(request: str, video: bool = True) -> str:
     line of its own.
     """
     request = request.replace("<video>", "").replace("<image>", "").strip()
+    request = harmless_text(request, ["<video>"])  # what was left of a tag around a tag
     tag = "<video>\n" if video else ""
     return f"{SYSTEM} USER: {tag}{request} ASSISTANT:"
 

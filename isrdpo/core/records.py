@@ -246,10 +246,17 @@ class BatchLog:
         self.journal = path.with_name(f".{path.name}.journal")
         self.dropped = 0
         path.parent.mkdir(parents=True, exist_ok=True)
-        sizes = self._believable_sizes()
+        self._keep(self._believable_sizes())
+
+    def keep(self, batches: int) -> None:
+        """Drop all batches but the first ones; they are to be done again."""
+        self._keep(self._believable_sizes()[:batches])
+
+    def _keep(self, sizes: list[int]) -> None:
+        """Cut the file and its journal behind the batches that end at these sizes."""
         self.done = len(sizes)
-        write_text(self.journal, "".join(f"{batch_size} {size}\n" for size in sizes))
-        with path.open("ab") as file:
+        write_text(self.journal, "".join(f"{self.batch_size} {size}\n" for size in sizes))
+        with self.path.open("ab") as file:
             file.truncate(sizes[-1] if sizes else 0)
 
     def _believable_sizes(self) -> list[int]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from isrdpo.core import records
 from isrdpo.core.errors import BadShare
 from isrdpo.core.folders import display_path
+from isrdpo.core.left_out import BadItem, LeftOutLog, left_out_path
 from isrdpo.core.params import Params
 from isrdpo.core.pipeline import TABLE, dependencies, stage_key, upstream
 from isrdpo.core.progress import progress_bar
@@ -27,12 +28,13 @@ Item = TypeVar("Item")
 class Batches(Generic[Item]):
     """The batches of one output file: which are done, and those that are left to do.
 
-    `label` is the text of the progress bar.
+    `label` is the text of the progress bar. `left_out` lists the items that have no row.
     """
 
     log: records.BatchLog
     items: list[list[Item]]
     label: str
+    left_out: LeftOutLog
 
     @property
     def complete(self) -> bool:
@@ -54,6 +56,10 @@ class Batches(Generic[Item]):
     def append(self, rows: list[Any]) -> None:
         """The output rows of the batch that was taken last."""
         self.log.append(rows)
+
+    def leave_out(self, item_id: str, error: BadItem) -> None:
+        """Note that an item of the batch that was taken last has no row."""
+        self.left_out.add(self.log.done + 1, item_id, error)
 
     def rows(self) -> list[Any]:
         """All output rows on disk, in order."""
@@ -91,18 +97,31 @@ class Stage:
 
         `items` are cut into batches already (see `records.cut_batches`), of at most `size` input rows. What
         is on disk is not done again; rows that were made with another batch size are, and the marker says
-        so.
+        so. Batches from the first one on that left out a clip which has changed since are done again, too.
         """
         log = records.BatchLog(self.path(name), row_type, size)
         if log.dropped:
             self.warn(
                 f"{name}: {log.dropped} batches of another size than {size} were on disk and are made again"
             )
-        return Batches(log, items, f"iteration {self.t}: {label}")
+        left_out = LeftOutLog(self.path(name))
+        outdated = [item.batch for item in left_out.items if item.is_outdated]
+        if outdated:
+            log.keep(min(outdated) - 1)
+        left_out.keep(log.done)
+        return Batches(log, items, f"iteration {self.t}: {label}", left_out)
 
     def bad(self, sample: str, cause: str, detail: str = "") -> None:
         """List a sample that is left out, under the cause that it is counted by."""
         self.bad_samples.append({"id": sample, "cause": cause, "detail": detail})
+
+    def bad_left_out(self, batches: Batches[Any], count: str = "left_out") -> None:
+        """List the items that a file leaves out as bad samples; their number, if any, is noted as `count`."""
+        items = batches.left_out.items
+        for item in items:
+            self.bad(item.id, item.cause, item.detail)
+        if items:
+            self.count(count, self.counts.get(count, 0) + len(items))
 
     def count(self, name: str, number: int) -> None:
         """Note a number for the marker and the pages."""
@@ -123,6 +142,7 @@ class Stage:
         for name in (*TABLE[self.name].files, f"bad_{self.name}.jsonl"):
             path = self.path(name)
             path.with_name(f".{name}.journal").unlink(missing_ok=True)
+            left_out_path(path).unlink(missing_ok=True)
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         records.write_text(key_file, self.key)
 

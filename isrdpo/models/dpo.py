@@ -23,7 +23,7 @@ from isrdpo.core.schema import Train
 from isrdpo.models.checkpoints import newest_sealed_checkpoint, remove_other_checkpoints, seal_checkpoint
 from isrdpo.models.dpo_trainer import TrainingRow, VideoDPOTrainer, VideoPreferenceCollator
 from isrdpo.models.interface import LANGUAGE_MODEL, EncodedVideo, Processor, quiet_transformers
-from isrdpo.models.loss_checks import TrainError, check_losses
+from isrdpo.models.loss_checks import TrainError, check_final_loss, check_losses, check_weights
 
 # The linear layers of the LLM, in every family. Its head is left out: TRL refuses an adapter there.
 LORA_TARGETS = "|".join(
@@ -128,14 +128,26 @@ def idle_gpus(device: torch.device) -> int:
 def fit(trainer: VideoDPOTrainer, key: str) -> list[dict[str, Any]]:
     """Train, from the newest sealed checkpoint of this `key` if there is one.
 
-    Return the log, an entry per step. Raises TrainError where the losses cannot be right.
+    Return the log, an entry per step. Raises TrainError where losses or weights cannot be right.
     """
     trainer.add_callback(LossCheck())
     trainer.add_callback(CheckpointSeal(key))
     checkpoint = newest_sealed_checkpoint(Path(trainer.args.output_dir), key)
     with quiet_transformers():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        check_trained(trainer)
     return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+def check_trained(trainer: VideoDPOTrainer) -> None:
+    """Check the weights after the last step, and the loss of a pair under them. Raises TrainError."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    check_weights(model, trainer.args.learning_rate)
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    model.eval()
+    with torch.no_grad():
+        loss = trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch))
+    check_final_loss(loss.item(), trainer.args.learning_rate)
 
 
 def trained_policy(

@@ -173,8 +173,14 @@ class Policy(Protocol):
     template.
     """
 
+    positions: int
+    """The tokens that the model has positions for: a prompt with its video, and what follows."""
+
     def encode(self, paths: list[Path]) -> list[EncodedVideo]:
-        """Encode each clip; a clip that is named twice, once. Raises VideoError where one cannot be read."""
+        """Encode each clip; a clip that is named twice, once.
+
+        Raises VideoError where one cannot be read, or where the family's processor fails at it.
+        """
 
     def generate(
         self,

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import Cache, LogitsProcessorList, PreTrainedModel
 
 from isrdpo.core import prompts
+from isrdpo.core.errors import IsrdpoError, VideoError
 from isrdpo.core.folders import checkpoint_path
 from isrdpo.core.params import Model as ModelSettings
 from isrdpo.core.params import Params
@@ -23,10 +24,13 @@ from isrdpo.formats import video
 from isrdpo.models import features, packing
 from isrdpo.models.families import load_checkpoint
 from isrdpo.models.interface import EncodedVideo, LoadOptions, Processor
+from isrdpo.models.resources import concerns_everything, first_line
 from isrdpo.models.sampling import KeyedNoise, warpers
 
 # Bytes of features that stay in memory, so that a stage's next question about a clip finds it encoded.
 MEMORY = 2**30
+# Positions of a model whose config states no limit: as many as today's video models commonly have.
+POSITIONS = 32768
 
 
 class LocalPolicy:
@@ -104,11 +108,29 @@ class LocalPolicy:
             file = features.encoded_file(self.cache, self._encoder_digest, path)
         encoded = None if file is None else features.load_encoded(file)
         if encoded is None:
-            clip = video.read_clip(path, self.processor.frames, self.span)
-            encoded = self.processor.encode(self.model, video.shrink_clip(clip, self.max_pixels))
+            encoded = self._encode_clip(path)
             if file is not None:
                 features.save_encoded(encoded, file)
         return encoded
+
+    def _encode_clip(self, path: Path) -> EncodedVideo:
+        """Read a clip and send it through the tower.
+
+        Raises VideoError also where the processor or the tower fails at it, in whatever way the family has.
+        """
+        clip = video.read_clip(path, self.processor.frames, self.span)
+        try:
+            return self.processor.encode(self.model, video.shrink_clip(clip, self.max_pixels))
+        except IsrdpoError:
+            raise
+        except Exception as error:
+            if concerns_everything(error):
+                raise
+            kind = self.model.config.model_type
+            raise VideoError(
+                f"{path}: the processor of {kind} refuses this clip "
+                f"({type(error).__name__}: {first_line(error)})"
+            ) from error
 
     @cached_property
     def _encoder_digest(self) -> str:
@@ -118,12 +140,14 @@ class LocalPolicy:
             settings += f" {self.max_pixels}"
         return features.encoder_digest(self.model, settings)
 
+    @cached_property
+    def positions(self) -> int:
+        """The tokens that the model has positions for: a prompt with its video, and what follows."""
+        return count_positions(self.model.config.get_text_config())
+
     def room(self, request: str, encoded: EncodedVideo) -> int:
         """Return how many tokens the model has positions for behind the request; below 1, it does not fit."""
-        config = self.model.config.get_text_config()
-        stretch = (config.rope_parameters or {}).get("factor", 1)
-        positions = int(config.max_position_embeddings * stretch)
-        return positions - len(self.processor.request_ids(request, encoded))
+        return self.positions - len(self.processor.request_ids(request, encoded))
 
     @torch.inference_mode()
     def generate(
@@ -249,6 +273,17 @@ class LocalPolicy:
             is_features = name.startswith("features") and tensor.is_floating_point()
             collated[name] = tensor.to(self.model.device, self.model.dtype if is_features else None)
         return self.processor.inputs(collated, ids)
+
+
+def count_positions(config: Any) -> int:
+    """Return the tokens that a language model has positions for; POSITIONS where its config does not say.
+
+    Some configs state the limit before RoPE was stretched, others (llama3, longrope) the one after.
+    """
+    limit = getattr(config, "max_position_embeddings", None) or POSITIONS
+    rope = getattr(config, "rope_parameters", None) or {}
+    stretch = rope.get("factor") or 1
+    return max(limit, int(rope.get("original_max_position_embeddings", limit) * stretch))
 
 
 def device_of(settings: ModelSettings) -> str:

@@ -1,8 +1,12 @@
-"""Checks of what a DPO training logs: losses are finite, and the first one is that of equal models."""
+"""Checks of a DPO training: losses and weights are finite, the first loss is that of equal models."""
 
 import math
+from typing import TYPE_CHECKING
 
 from isrdpo.core.errors import RunError
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 # The loss of identical policy and reference, by loss type.
 FIRST_LOSS = {"sigmoid": math.log(2), "sigmoid_norm": math.log(2)}
@@ -21,6 +25,26 @@ def check_losses(step: int, log: dict[str, float], loss_types: list[str]) -> Non
         raise TrainError(f"step {step}: loss {loss}, gradient norm {norm}; lower train.learning_rate")
     if step == 1:
         _check_first_loss(log, loss_types)
+
+
+def check_weights(model: "Module", learning_rate: float) -> None:
+    """Check that all weights are finite: the last step may wreck them, and no loss is logged after it.
+
+    Raises TrainError.
+    """
+    tensors = dict(model.named_parameters())
+    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        raise TrainError(
+            f"{len(broken)} of {len(tensors)} tensors of the trained policy are not finite "
+            f"(the first is {broken[0]}); lower train.learning_rate={learning_rate:g}"
+        )
+
+
+def check_final_loss(loss: float, learning_rate: float) -> None:
+    """Check the loss of a batch under the trained policy. Raises TrainError where it is not finite."""
+    if not math.isfinite(loss):
+        raise TrainError(f"loss {loss} after the last step; lower train.learning_rate={learning_rate:g}")
 
 
 def _check_first_loss(log: dict[str, float], loss_types: list[str]) -> None:

@@ -37,12 +37,23 @@ class Change:
 def run_outcome(run: Run, summary: pd.DataFrame) -> str:
     """Return what became of a run's answers, in a sentence; `summary` is its summary.csv."""
     evaluated = summary.dropna(subset=["response_words"])
+    if len(evaluated) >= 2 and not _pairs_trained_on(run, int(evaluated.iloc[-1]["iteration"])):
+        return (
+            "Nothing was trained: no iteration had a pair to train on, so every policy is the base. "
+            "The warnings and the table of what was left out say why."
+        )
     if len(evaluated) >= 2:
         change = _change(run, evaluated)
         return _words_sentence(change) if change.accuracy.value is None else _full_sentence(change)
     if len(evaluated) == 1 and run.params.iterations == 0:
         return _untrained_sentence(evaluated.iloc[0])
     return "No policy has been trained and evaluated yet."
+
+
+def _pairs_trained_on(run: Run, last: int) -> bool:
+    """Whether some training up to iteration `last` had a pair; also where no marker says."""
+    markers = [run.done("train", t) for t in range(1, last + 1)]
+    return any(marker is None or marker["counts"].get("pairs", 1) for marker in markers)
 
 
 def _change(run: Run, evaluated: pd.DataFrame) -> Change:

@@ -34,6 +34,11 @@ def stage_marker(run: Run, stage: str, iteration: int) -> dict:
     return marker
 
 
+def usable_samples(marker: dict[str, Any]) -> int:
+    """Return how many samples of a stage have a row, by its marker: all but those left out as bad."""
+    return marker["total"] - marker["counts"].get("left_out", 0)
+
+
 def scenes(run: Run, iteration: int) -> dict[str, dict | None]:
     """Return each video's facts without a question, None where they are not known."""
     samples = records.read_jsonl(run.file(iteration, "samples.jsonl"), records.Sample)

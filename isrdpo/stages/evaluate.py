@@ -16,10 +16,13 @@ from isrdpo.core.runs import Run, stage_main
 from isrdpo.core.stage import Stage
 from isrdpo.formats import predictions
 from isrdpo.models import verdicts
-from isrdpo.stages.policies import open_policy
+from isrdpo.models.resources import one_line_errors
+from isrdpo.stages.policies import NewTokens, Request, encode_usable, open_policy
 
 if TYPE_CHECKING:
     from isrdpo.models.interface import Policy
+
+LESS_MEMORY = "evaluate.batch_size or video.max_pixels, or choose a smaller model.dtype"
 
 
 def run(run: Run, iteration: int) -> None:
@@ -33,7 +36,7 @@ def run(run: Run, iteration: int) -> None:
 
 def evaluate_policy(run: Run, iteration: int) -> None:
     """Ask the policy after training t every held-out question, and have it judge the fixed pairs."""
-    with run.stage("evaluate", iteration) as stage:
+    with run.stage("evaluate", iteration) as stage, one_line_errors("evaluate", LESS_MEMORY):
         if stage is None:
             return
         samples = records.read_jsonl(run.file(0, "samples.jsonl"), Sample)
@@ -41,7 +44,7 @@ def evaluate_policy(run: Run, iteration: int) -> None:
         stage.total = len(samples)
         policy = open_policy(stage, run.policy_after(iteration))
         answers = answer(stage, policy, samples)
-        stage.count("empty", sum(not row.response.strip() for row in answers))
+        count_empty(stage, answers)
         limit = stage.params.evaluate.max_new_tokens
         predictions.write_predictions(stage.path("predictions"), answers, samples, limit)
         if stage.params.data.benchmark != "none":
@@ -55,16 +58,19 @@ def evaluate_policy(run: Run, iteration: int) -> None:
 
 
 def answer(stage: Stage, policy: "Policy", samples: list[Sample]) -> list[Answer]:
-    """One greedy answer to each question."""
+    """One greedy answer to each question whose clip can be used and that fits into the model's positions."""
     from isrdpo.toybox import claims
 
     settings = stage.params.evaluate
     size = settings.batch_size
+    new_tokens = NewTokens("evaluate.max_new_tokens", settings.max_new_tokens)
     batches = stage.batches("answers.jsonl", Answer, records.cut_batches(samples, size), size, "answer")
     for batch in batches:
-        videos = policy.encode([stage.run.clip(sample.video, held_out=True) for sample in batch])
-        questions = [sample.question for sample in batch]
-        replies = policy.generate(videos, questions, max_new_tokens=settings.max_new_tokens)
+        requests = [Request(sample.id, sample.video, sample.question) for sample in batch]
+        videos = encode_usable(stage, policy, batches, requests, new_tokens, held_out=True)
+        usable = [sample for sample in batch if sample.id in videos]
+        questions = [sample.question for sample in usable]
+        replies = policy.generate(list(videos.values()), questions, max_new_tokens=settings.max_new_tokens)
         texts = [without_thoughts(reply) or "" for reply in replies]
         batches.append(
             [
@@ -77,10 +83,19 @@ def answer(stage: Stage, policy: "Policy", samples: list[Sample]) -> list[Answer
                     metrics.word_count(text),
                     claims.count(text, sample.facts),
                 )
-                for sample, text in zip(batch, texts, strict=True)
+                for sample, text in zip(usable, texts, strict=True)
             ]
         )
+    stage.bad_left_out(batches)
     return batches.rows()
+
+
+def count_empty(stage: Stage, answers: list[Answer]) -> None:
+    """Count the empty answers, and warn where they are half of all or more."""
+    empty = sum(not row.response.strip() for row in answers)
+    stage.count("empty", empty)
+    if answers and 2 * empty >= len(answers):
+        stage.warn(f"{empty} of {len(answers)} answers are empty: the policy must be broken")
 
 
 def write_benchmark(stage: Stage, answers: list[Answer]) -> None:
@@ -100,12 +115,15 @@ def describe_fixed_pairs(stage: Stage, policy: "Policy", pairs: list[FixedPair])
         "fixed_contexts.jsonl", dict, records.cut_batches(pairs, size), size, "describe fixed pairs"
     )
     limit = stage.params.respond.context_max_new_tokens
+    new_tokens = NewTokens("respond.context_max_new_tokens", limit)
     for batch in batches:
-        videos = policy.encode([stage.run.clip(pair.video, held_out=True) for pair in batch])
-        requests = [stage.params.prompts.context] * len(batch)
-        replies = policy.generate(videos, requests, max_new_tokens=limit)
+        request = stage.params.prompts.context
+        requests = [Request(pair.id, pair.video, request) for pair in batch]
+        videos = encode_usable(stage, policy, batches, requests, new_tokens, held_out=True)
+        replies = policy.generate(list(videos.values()), [request] * len(videos), max_new_tokens=limit)
         texts = [without_thoughts(reply) or "" for reply in replies]
-        batches.append([{"id": pair.id, "context": text} for pair, text in zip(batch, texts, strict=True)])
+        batches.append([{"id": name, "context": text} for name, text in zip(videos, texts, strict=True)])
+    stage.bad_left_out(batches, "fixed_pairs_left_out")
     return {row["id"]: row["context"] for row in batches.rows()}
 
 
@@ -113,7 +131,7 @@ def judge_fixed_pairs(
     stage: Stage, policy: "Policy", pairs: list[FixedPair], contexts: dict[str, str]
 ) -> list[dict]:
     """Every verdict on the fixed pairs, as rows of Judgment with `with_context`; always the policy's own
-    verdicts.
+    verdicts. Pairs without a description were left out before.
     """
     size = stage.params.evaluate.batch_size
     batches = stage.batches(
@@ -121,21 +139,24 @@ def judge_fixed_pairs(
     )
     params = verdicts.own_verdicts_params(stage.params)
     for batch in batches:
-        videos = policy.encode([stage.run.clip(pair.video, held_out=True) for pair in batch])
+        requests = [Request(pair.id, pair.video) for pair in batch if pair.id in contexts]
+        videos = encode_usable(stage, policy, batches, requests, held_out=True)
+        usable = [pair for pair in batch if pair.id in videos]
         rows = []
         for with_context in (True, False):
             calls = verdicts.ask_policy(
                 policy,
                 params,
-                [pair.id for pair in batch],
-                videos,
-                [pair.question for pair in batch],
-                [pair.responses for pair in batch],
-                [contexts[pair.id] if with_context else None for pair in batch],
+                list(videos),
+                list(videos.values()),
+                [pair.question for pair in usable],
+                [pair.responses for pair in usable],
+                [contexts[pair.id] if with_context else None for pair in usable],
             )
             for pair_calls in calls:
                 rows += [asdict(call) | {"with_context": with_context} for call in pair_calls]
         batches.append(rows)
+    stage.bad_left_out(batches, "fixed_pairs_left_out")
     return batches.rows()
 
 

@@ -14,20 +14,23 @@ from collections.abc import Callable
 from isrdpo.core import records
 from isrdpo.core.errors import RunError
 from isrdpo.core.judges import JUDGES
+from isrdpo.core.left_out import TOO_LONG
 from isrdpo.core.metrics import word_count
 from isrdpo.core.records import Judgment, Preference, Responses, Sample
 from isrdpo.core.runs import Run, draw_seed, stage_main
 from isrdpo.core.stage import Stage
 from isrdpo.models import verdicts
-from isrdpo.stages.policies import open_policy
+from isrdpo.models.resources import one_line_errors
+from isrdpo.stages.policies import Request, encode_usable, open_policy
 
 Samples = dict[str, Sample]  # by id
 Calls = dict[str, list[Judgment]]  # by the sample's id
+LESS_MEMORY = "judge.batch_size or video.max_pixels, or choose a smaller model.dtype"
 
 
 def run(run: Run, iteration: int) -> None:
     """Judge the pairs of iteration t, and keep the decisive verdicts as preferences."""
-    with run.stage("judge", iteration) as stage:
+    with run.stage("judge", iteration) as stage, one_line_errors("judge", LESS_MEMORY):
         if stage is None:
             return
         samples = {row.id: row for row in records.read_jsonl(stage.path("samples.jsonl"), Sample)}
@@ -39,7 +42,9 @@ def run(run: Run, iteration: int) -> None:
         calls = VERDICTS[method](stage, samples, pairs)
         if not JUDGES[method].asks_policy:
             records.write_jsonl(stage.path("judgments.jsonl"), calls)
-        write_preferences(stage, samples, pairs, verdicts.calls_by_sample(calls))
+        left_out = {bad["id"] for bad in stage.bad_samples}
+        judged = [row for row in pairs if row.id not in left_out]
+        write_preferences(stage, samples, judged, verdicts.calls_by_sample(calls))
 
 
 def response_pairs(stage: Stage) -> list[Responses]:
@@ -87,16 +92,20 @@ def judge_by_policy(stage: Stage, samples: Samples, pairs: list[Responses]) -> l
     if not batches.complete:
         policy = open_policy(stage, stage.run.policy(stage.t))
         for batch in batches:
+            requests = [Request(row.id, samples[row.id].video) for row in batch]
+            videos = encode_usable(stage, policy, batches, requests)
+            usable = [row for row in batch if row.id in videos]
             calls = verdicts.ask_policy(
                 policy,
                 stage.params,
-                [row.id for row in batch],
-                policy.encode([stage.run.clip(samples[row.id].video) for row in batch]),
-                [samples[row.id].question for row in batch],
-                [row.responses for row in batch],
-                [row.context for row in batch],
+                list(videos),
+                list(videos.values()),
+                [samples[row.id].question for row in usable],
+                [row.responses for row in usable],
+                [row.context for row in usable],
             )
             batches.append([call for row_calls in calls for call in row_calls])
+    stage.bad_left_out(batches)
     return batches.rows()
 
 
@@ -149,6 +158,9 @@ def write_preferences(stage: Stage, samples: Samples, pairs: list[Responses], ca
     decisive = []
     for row in pairs:
         row_calls = calls.get(row.id, [])
+        if any(call.reply == verdicts.TOO_LONG for call in row_calls):
+            stage.bad(row.id, TOO_LONG, verdicts.TOO_LONG)
+            continue
         choice, reason = verdicts.decide(row_calls, stage.params.judge.min_margin)
         counts[reason] += 1
         if choice is not None:

@@ -12,12 +12,14 @@ random ones; a map that means something moves the verdict more than they do.
 from typing import TYPE_CHECKING
 
 from isrdpo.core import prompts, records
+from isrdpo.core.left_out import BadItem
 from isrdpo.core.records import Judgment, Responses, Sample
 from isrdpo.core.runs import Run, draw_seed, stage_main
 from isrdpo.core.stage import Stage
 from isrdpo.formats import video
 from isrdpo.models import verdicts
-from isrdpo.stages.policies import open_policy
+from isrdpo.models.resources import one_line_errors
+from isrdpo.stages.policies import Request, encode_clip, encode_usable, open_policy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,11 +29,12 @@ if TYPE_CHECKING:
 GRID = 12  # cells on a side of a heat map, at most
 BLANKED = 0.1  # share of the cells that the control blanks
 DRAWS = 8  # random blankings that it is compared with
+LESS_MEMORY = "judge.batch_size, look.examples or video.max_pixels, or choose a smaller model.dtype"
 
 
 def run(run: Run, iteration: int) -> None:
     """Judge the pairs of iteration t without their descriptions, and draw heat maps of some of them."""
-    with run.stage("look", iteration) as stage:
+    with run.stage("look", iteration) as stage, one_line_errors("look", LESS_MEMORY):
         if stage is None:
             return
         samples = {row.id: row for row in records.read_jsonl(stage.path("samples.jsonl"), Sample)}
@@ -56,7 +59,8 @@ def run(run: Run, iteration: int) -> None:
             stage.warn(f"{policy.cannot_explain}; look.examples has no effect")
             return
         rows = []
-        for row in choose_examples(stage, pairs):
+        left_out = {bad["id"] for bad in stage.bad_samples}
+        for row in choose_examples(stage, [pair for pair in pairs if pair.id not in left_out]):
             rows += heat_maps(stage, policy, samples[row.id], row)
         records.write_jsonl(stage.path("looks.jsonl"), rows)
 
@@ -82,16 +86,20 @@ def judge_without_context(
     )
     params = verdicts.own_verdicts_params(stage.params)
     for batch in batches:
+        requests = [Request(row.id, samples[row.id].video) for row in batch]
+        videos = encode_usable(stage, policy, batches, requests)
+        usable = [row for row in batch if row.id in videos]
         calls = verdicts.ask_policy(
             policy,
             params,
-            [row.id for row in batch],
-            policy.encode([stage.run.clip(samples[row.id].video) for row in batch]),
-            [samples[row.id].question for row in batch],
-            [row.responses for row in batch],
-            [None] * len(batch),
+            list(videos),
+            list(videos.values()),
+            [samples[row.id].question for row in usable],
+            [row.responses for row in usable],
+            [None] * len(usable),
         )
         batches.append([call for row_calls in calls for call in row_calls])
+    stage.bad_left_out(batches)
 
 
 def choose_examples(stage: Stage, pairs: list[Responses]) -> list[Responses]:
@@ -121,8 +129,12 @@ def heat_maps(stage: Stage, policy: "LocalPolicy", sample: Sample, row: Response
     A row has `judged` (which of these it is), `log_odds` of the second response over the first (nats),
     `heat` [T][g][g], and for the control `random_log_odds`.
     """
+    try:
+        encoded = encode_clip(stage.run, policy, sample.video)
+    except BadItem as error:
+        stage.bad(sample.id, error.cause, str(error))
+        return []
     path = stage.run.clip(sample.video)
-    encoded = policy.encode([path])[0]
     clip = video.read_clip(path, policy.processor.frames, stage.params.video.span)
     pixels = policy.processor.pixels(clip.frames)
     blank = pixels.flatten(2).median(-1).values[..., None, None].expand_as(pixels)

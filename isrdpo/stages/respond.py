@@ -7,25 +7,33 @@ Where every iteration has videos of its own (data.reuse: false), pi_{t-1} first 
 previous_contexts.jsonl.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isrdpo.core import prompts, records
 from isrdpo.core.errors import RunError
 from isrdpo.core.judges import JUDGES
+from isrdpo.core.left_out import CAUSES, NO_EARLIER_DESCRIPTION, BadItem
 from isrdpo.core.pipeline import looks_back, needs_previous_contexts
 from isrdpo.core.records import Context, Responses, Sample
 from isrdpo.core.replies import UNFINISHED, spoken
 from isrdpo.core.runs import Run, draw_seed, stage_main
 from isrdpo.core.stage import Batches, Stage
-from isrdpo.stages.policies import open_policy, require_policy
+from isrdpo.models.resources import one_line_errors
+from isrdpo.stages.policies import NewTokens, Request, encode_usable, open_policy, require_policy
 
 if TYPE_CHECKING:
     from isrdpo.models.interface import Policy
 
+LESS_MEMORY = "respond.batch_size or video.max_pixels, or choose a smaller model.dtype"
+
 
 def run(run: Run, iteration: int) -> None:
-    """Describe the videos of iteration t, and draw two responses to each of its samples."""
-    with run.stage("respond", iteration) as stage:
+    """Describe the videos of iteration t, and draw two responses to each of its samples.
+
+    A sample whose clip cannot be used, or whose request is longer than the model's positions, is left out.
+    """
+    with run.stage("respond", iteration) as stage, one_line_errors("respond", LESS_MEMORY):
         if stage is None:
             return
         if not JUDGES[stage.params.judge.method].needs_responses:
@@ -43,8 +51,8 @@ def run(run: Run, iteration: int) -> None:
             previous |= describe_as_before(stage, samples, previous)
             policy = open_policy(stage, run.policy(iteration))
             describe(stage, policy, describing, previous)
-            contexts = {row.video: row.context for row in describing.rows()}
-            respond(stage, policy, responding, contexts, previous)
+            respond(stage, policy, responding, describing, previous)
+        stage.bad_left_out(responding)
         count_empty(stage, responding.rows(), describing.rows())
 
 
@@ -73,8 +81,8 @@ def new_videos(sample_batches: list[list[Sample]]) -> list[list[str]]:
 def read_previous_contexts(stage: Stage, samples: list[Sample]) -> dict[str, str]:
     """c_{t-1} by video, as far as iteration t - 1 wrote it; empty where iteration t does not look back.
 
-    Raises RunError where iterations share their videos and one of them has no c_{t-1}: it is never
-    described afresh in silence.
+    Raises RunError where iterations share their videos and one of them has no c_{t-1}, though it was not left
+    out as bad: it is never described afresh in silence.
     """
     run = stage.run
     if not looks_back(run.params, stage.t):
@@ -82,7 +90,9 @@ def read_previous_contexts(stage: Stage, samples: list[Sample]) -> dict[str, str
     path = run.file(stage.t - 1, "contexts.jsonl")
     rows = records.read_jsonl(path, Context) if path.exists() else []
     contexts = {row.video: row.context for row in rows}
-    missing = [sample.id for sample in samples if sample.video not in contexts]
+    left_out = left_out_before(run, stage.t - 1)
+    without = [sample.id for sample in samples if sample.video not in contexts]
+    missing = [sample_id for sample_id in without if sample_id not in left_out]
     if missing and not needs_previous_contexts(run.params, stage.t):
         names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise RunError(
@@ -91,6 +101,13 @@ def read_previous_contexts(stage: Stage, samples: list[Sample]) -> dict[str, str
             f"iteration made again on the same videos, or set respond.context=fresh"
         )
     return contexts
+
+
+def left_out_before(run: Run, t: int) -> set[str]:
+    """The samples that iteration t neither described nor responded to."""
+    path = run.file(t, "bad_respond.jsonl")
+    rows = records.read_jsonl(path, dict) if path.exists() else []
+    return {row["id"] for row in rows if row["cause"] in CAUSES}
 
 
 def describe_as_before(stage: Stage, samples: list[Sample], previous: dict[str, str]) -> dict[str, str]:
@@ -109,9 +126,9 @@ def describe_as_before(stage: Stage, samples: list[Sample], previous: dict[str, 
         path = require_policy(stage.run, stage.t - 1, "describe the new videos")
         policy = open_policy(stage, path)
         for batch in describing:
-            requests = [stage.params.prompts.context] * len(batch)
-            texts = draw_contexts(stage, policy, batch, requests, stage.t - 1)
-            describing.append([{"video": n, "context": text} for n, text in zip(batch, texts, strict=True)])
+            requests = dict.fromkeys(batch, stage.params.prompts.context)
+            texts = draw_contexts(stage, policy, describing, requests, stage.t - 1)
+            describing.append([{"video": name, "context": text} for name, text in texts.items()])
     return {row["video"]: row["context"] for row in describing.rows()}
 
 
@@ -119,45 +136,76 @@ def describe(stage: Stage, policy: "Policy", batches: Batches[str], previous: di
     """Draw c_t of each video, with c_{t-1} at hand where there is one."""
     templates = stage.params.prompts
     for names in batches:
-        requests = [
-            prompts.retrospection_request(templates.retrospection, previous[name])
-            if name in previous
-            else templates.context
-            for name in names
-        ]
-        texts = draw_contexts(stage, policy, names, requests, stage.t)
-        batches.append([Context(n, text, previous.get(n)) for n, text in zip(names, texts, strict=True)])
+        requests = {}
+        for name in names:
+            if name in previous:
+                requests[name] = prompts.retrospection_request(templates.retrospection, previous[name])
+            elif looks_back(stage.params, stage.t):
+                detail = f"{name}: it could not be described as in iteration {stage.t - 1}, to look back at"
+                batches.leave_out(name, BadItem(NO_EARLIER_DESCRIPTION, detail))
+            else:
+                requests[name] = templates.context
+        texts = draw_contexts(stage, policy, batches, requests, stage.t)
+        batches.append([Context(name, text, previous.get(name)) for name, text in texts.items()])
 
 
-def draw_contexts(stage: Stage, policy: "Policy", names: list[str], requests: list[str], t: int) -> list[str]:
-    """One description of each video, under the draws of iteration t."""
+def draw_contexts(
+    stage: Stage, policy: "Policy", batches: Batches[str], requests: dict[str, str], t: int
+) -> dict[str, str]:
+    """One description of each video, under the draws of iteration t; both by the video's name.
+
+    Videos that cannot be described are left out of the batch.
+    """
     settings = stage.params.respond
+    limit = settings.context_max_new_tokens
+    videos = encode_usable(
+        stage,
+        policy,
+        batches,
+        [Request(name, name, text) for name, text in requests.items()],
+        NewTokens("respond.context_max_new_tokens", limit),
+    )
     replies = policy.generate(
-        policy.encode([stage.run.clip(name) for name in names]),
-        requests,
-        max_new_tokens=settings.context_max_new_tokens,
+        list(videos.values()),
+        [requests[name] for name in videos],
+        max_new_tokens=limit,
         temperature=settings.context_temperature,
         top_p=settings.top_p,
         top_k=settings.top_k,
-        seeds=[draw_seed(stage.params.seed, t, name, "context") for name in names],
+        seeds=[draw_seed(stage.params.seed, t, name, "context") for name in videos],
     )
-    return [spoken(reply) for reply in replies]
+    texts = [spoken(reply) for reply in replies]
+    return dict(zip(videos, texts, strict=True))
 
 
 def respond(
     stage: Stage,
     policy: "Policy",
     batches: Batches[Sample],
-    contexts: dict[str, str],
+    describing: Batches[str],
     previous: dict[str, str],
 ) -> None:
-    """Draw y1 and y2 to each sample. Both are drawn together, so that a video is read once for both."""
+    """Draw y1 and y2 to each sample. Both are drawn together, so that a video is read once for both.
+
+    A sample whose video has no description is left out for the reason why it has none.
+    """
     settings = stage.params.respond
+    contexts = {row.video: row.context for row in describing.rows()}
+    undescribed = {item.id: item for item in describing.left_out.items}
+    new_tokens = NewTokens("respond.max_new_tokens", settings.max_new_tokens)
     for batch in batches:
-        videos = policy.encode([stage.run.clip(sample.video) for sample in batch])
-        draws = [(sample, name) for name in ("y1", "y2") for sample in batch]
+        requests = []
+        for sample in batch:
+            if item := undescribed.get(sample.video):
+                clip = Path(item.clip) if item.clip else None
+                batches.leave_out(sample.id, BadItem(item.cause, item.detail, clip))
+            else:
+                requests.append(Request(sample.id, sample.video, sample.question))
+        encoded = encode_usable(stage, policy, batches, requests, new_tokens)
+        usable = [sample for sample in batch if sample.id in encoded]
+        draws = [(sample, name) for name in ("y1", "y2") for sample in usable]
         replies = policy.generate(
-            videos * 2,
+            [encoded[sample.id] for sample, _ in draws],
             [sample.question for sample, _ in draws],
             max_new_tokens=settings.max_new_tokens,
             temperature=settings.temperature,
@@ -168,13 +216,8 @@ def respond(
         texts = [spoken(reply) for reply in replies]
         batches.append(
             [
-                Responses(
-                    sample.id,
-                    [y1, y2],
-                    contexts.get(sample.video),
-                    previous.get(sample.video),
-                )
-                for sample, y1, y2 in zip(batch, texts[: len(batch)], texts[len(batch) :], strict=True)
+                Responses(sample.id, [y1, y2], contexts.get(sample.video), previous.get(sample.video))
+                for sample, y1, y2 in zip(usable, texts[: len(usable)], texts[len(usable) :], strict=True)
             ]
         )
 

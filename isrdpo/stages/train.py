@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isrdpo.core import records
+from isrdpo.core.errors import VideoError
 from isrdpo.core.folders import atomic_folder
+from isrdpo.core.left_out import BROKEN_VIDEO, TOO_LONG
 from isrdpo.core.params import Params
 from isrdpo.core.pipeline import needs_previous_contexts
 from isrdpo.core.records import Preference
 from isrdpo.core.runs import Run, draw_seed, stage_main
 from isrdpo.core.stage import Stage
+from isrdpo.models.loss_checks import check_weights
+from isrdpo.models.resources import one_line_errors
 from isrdpo.stages.policies import open_policy, require_policy
 
 if TYPE_CHECKING:
@@ -43,6 +47,10 @@ COLUMNS = {
     "rejected_words": "rejected_words",
 }
 FEATURE_MEMORY = 8 * 2**30  # bytes of encoded videos held at once: 500 clips of a 7B model
+LESS_MEMORY = (
+    "train.batch_size (and raise train.gradient_accumulation) or video.max_pixels, choose a smaller "
+    "model.dtype, or set train.gradient_checkpointing=true or train.method=lora"
+)
 
 
 def run(run: Run, iteration: int) -> None:
@@ -50,7 +58,7 @@ def run(run: Run, iteration: int) -> None:
     before.
     """
     with run.lock():
-        with run.stage("train", iteration) as stage:
+        with run.stage("train", iteration) as stage, one_line_errors("train", LESS_MEMORY):
             if stage is not None:
                 train(stage)
         drop_old_policies(run, iteration)
@@ -70,11 +78,25 @@ def train(stage: Stage) -> None:
     if rows:
         model, log = optimise(stage, policy, rows, videos, path)
         model = model.to(dtype)
+        check_weights(model, stage.params.train.learning_rate)
     else:
-        stage.warn("no pair to train on: the policy stays as it is")
+        stage.warn(nothing_trained(stage))
     write_log(stage.path("train.csv"), log)
     save_policy(model, policy, stage.path("policy"))
     shutil.rmtree(stage.path("checkpoints"), ignore_errors=True)
+
+
+def nothing_trained(stage: Stage) -> str:
+    """Say why there is no pair to train on."""
+    reasons = []
+    if stage.counts["too_long"]:
+        reasons.append(
+            f"{stage.counts['too_long']} longer than train.max_length={stage.params.train.max_length}"
+        )
+    if stage.bad_samples:
+        reasons.append(f"{len(stage.bad_samples)} bad")
+    left_out = f" (of {stage.total}, {' and '.join(reasons)})" if reasons else ""
+    return f"no pair to train on{left_out}: the policy stays as it is"
 
 
 def training_rows(
@@ -84,16 +106,41 @@ def training_rows(
     videos: "Callable[[str], EncodedVideo]",
 ) -> list[dict[str, Any]]:
     """The pairs as the trainer takes them, without those that are longer than train.max_length, which are
-    counted.
+    counted, and without bad ones: their clip cannot be used, they are longer than the model's positions, or
+    both answers are the same tokens.
     """
     from isrdpo.models import dpo
 
-    rows = [dpo.training_row(pair, policy.processor, videos(pair.video)) for pair in preferences]
     limit = stage.params.train.max_length
-    fitting = [row for row in rows if dpo.text_tokens(row, policy.processor) <= limit]
+    fitting = []
+    too_long = 0
+    for pair in preferences:
+        try:
+            row = dpo.training_row(pair, policy.processor, videos(pair.video))
+        except VideoError as error:
+            stage.bad(pair.id, BROKEN_VIDEO, str(error))
+            continue
+        if dpo.text_tokens(row, policy.processor) > limit:
+            too_long += 1
+        elif problem := why_not_trained_on(row, policy.positions):
+            stage.bad(pair.id, *problem)
+        else:
+            fitting.append(row)
     stage.count("pairs", len(fitting))
-    stage.count("too_long", len(rows) - len(fitting))
+    stage.count("too_long", too_long)
     return fitting
+
+
+def why_not_trained_on(row: dict[str, Any], positions: int) -> tuple[str, str] | None:
+    """The cause and the detail of a bad pair; None where it is none."""
+    chosen = row["chosen_ids"]
+    rejected = row["rejected_ids"]
+    if chosen == rejected:
+        return "chosen equals rejected", "both are the same tokens"
+    tokens = len(row["prompt_ids"]) + max(len(chosen), len(rejected))
+    if tokens > positions:
+        return TOO_LONG, f"prompt with video and answer: {tokens} tokens, the model has {positions} positions"
+    return None
 
 
 def optimise(
@@ -117,10 +164,17 @@ def optimise(
     idle = dpo.idle_gpus(policy.model.device)
     if idle:
         stage.warn(f"{idle} more GPUs are visible; one process trains on one")
-    pairs_digest = hashlib.sha256(stage.path("preferences.jsonl").read_bytes()).hexdigest()
-    log = dpo.fit(trainer, f"{stage.key} {pairs_digest}")
+    log = dpo.fit(trainer, f"{stage.key} {pairs_digest(stage)}")
     unquantized = params.override("model", {"quantize": "none", "device": "cpu"})
     return dpo.trained_policy(trainer, lambda: local.open_policy(unquantized, path).model), log
+
+
+def pairs_digest(stage: Stage) -> str:
+    """A digest of the pairs that are trained on: a checkpoint of other pairs is not gone on from."""
+    digest = hashlib.sha256(stage.path("preferences.jsonl").read_bytes())
+    for bad in stage.bad_samples:
+        digest.update(bad["id"].encode())
+    return digest.hexdigest()
 
 
 def clip_features(
@@ -131,17 +185,27 @@ def clip_features(
     """A function from a video's name to the video as the language model takes it, on the CPU.
 
     Each distinct clip is encoded once, ahead of training. What does not fit into FEATURE_MEMORY is asked of
-    `encode` (which has a cache on disk) when its turn comes.
+    `encode` (which has a cache on disk) when its turn comes. The function raises VideoError for a clip that
+    cannot be encoded.
     """
     features: dict[str, EncodedVideo] = {}
+    errors: dict[str, VideoError] = {}
     room = FEATURE_MEMORY
-    for batch in records.cut_batches(list(dict.fromkeys(names)), 16):
+
+    def features_of(name: str) -> "EncodedVideo":
+        if name in errors:
+            raise errors[name]
+        return features[name] if name in features else encode([clip(name)])[0]
+
+    for name in dict.fromkeys(names):
         if room <= 0:
             break
-        for name, video in zip(batch, encode([clip(name) for name in batch]), strict=True):
-            features[name] = video
-            room -= video.nbytes
-    return lambda name: features[name] if name in features else encode([clip(name)])[0]
+        try:
+            features[name] = features_of(name)
+            room -= features[name].nbytes
+        except VideoError as error:
+            errors[name] = error
+    return features_of
 
 
 def write_log(path: Path, log: list[dict[str, Any]]) -> None:

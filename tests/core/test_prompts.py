@@ -47,3 +47,9 @@ def test_without_a_description_the_judge_is_told_of_none() -> None:
     request = prompts.judge_request(prompts.JUDGE_WITHOUT_CONTEXT, "What?", "Red.", "Blue.", None)
     assert "Description" not in request
     assert request.endswith("Response A: Red. Response B: Blue. Which response is better, A or B?")
+
+
+def test_a_tag_around_a_tag_does_not_become_a_second_video() -> None:
+    prompt = prompts.conversation("<vid<video>eo> What <ima<image>ge> moves? <video>")
+    assert prompt.count("<video>") == 1
+    assert "< video>" in prompt

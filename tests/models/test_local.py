@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -197,6 +198,28 @@ def test_room_is_what_the_positions_leave(policy: LocalPolicy, clips: list[Path]
     room = policy.room(request, video)
     assert room == positions - len(policy.processor.request_ids(request)) > 0
     assert policy.room("What moves? " * positions, video) < 1
+
+
+@pytest.mark.parametrize(
+    ("limit", "rope", "positions"),
+    [
+        (4096, {"rope_type": "default"}, 4096),
+        (4096, {"rope_type": "linear", "factor": 4.0}, 16384),
+        (32768, {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}, 131072),
+        (131072, {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}, 131072),
+        (131072, {"rope_type": "longrope", "original_max_position_embeddings": 4096}, 131072),
+        (4096, {"full_attention": {"rope_type": "linear", "factor": 8.0}}, 4096),
+        (4096, None, 4096),
+        (None, None, local.POSITIONS),
+    ],
+)
+def test_positions_are_those_of_the_config(limit: int | None, rope: dict | None, positions: int) -> None:
+    config = SimpleNamespace(max_position_embeddings=limit, rope_parameters=rope)
+    assert local.count_positions(config) == positions
+
+
+def test_a_config_without_any_limit_has_a_stated_one() -> None:
+    assert local.count_positions(SimpleNamespace()) == local.POSITIONS == 32768
 
 
 def test_what_a_page_says_of_the_model(policy: LocalPolicy) -> None:

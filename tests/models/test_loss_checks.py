@@ -1,10 +1,11 @@
-"""Losses that cannot be right are found in the log."""
+"""Losses that cannot be right are found in the log, and weights that are not finite after it."""
 
 import math
 
 import pytest
+import torch
 
-from isrdpo.models.loss_checks import TrainError, check_losses
+from isrdpo.models.loss_checks import TrainError, check_final_loss, check_losses, check_weights
 
 DIFFER = "policy and reference differ before the first update"
 
@@ -46,3 +47,28 @@ def test_a_length_margin_is_no_difference() -> None:
     check_losses(1, {"loss": 0.7, "rewards/margins": 0.1, "length_margin": 0.1}, ["sigmoid"])
     with pytest.raises(TrainError, match=DIFFER):
         check_losses(1, {"loss": 0.7, "rewards/margins": 0.5, "length_margin": 0.1}, ["sigmoid"])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_one_weight_that_is_not_finite_is_enough(value: float) -> None:
+    model = torch.nn.Linear(3, 2).to(torch.bfloat16)
+    check_weights(model, 1e-6)
+    with torch.no_grad():
+        model.bias[1] = value
+    message = r"1 of 2 tensors of the trained policy are not finite \(the first is bias\); lower .*=5e-07$"
+    with pytest.raises(TrainError, match=message):
+        check_weights(model, 5e-7)
+
+
+def test_a_cast_that_overflows_is_seen() -> None:
+    model = torch.nn.Linear(1, 1)
+    torch.nn.init.constant_(model.weight, 1e6)
+    check_weights(model, 1.0)
+    with pytest.raises(TrainError, match=r"first is weight"):
+        check_weights(model.half(), 1.0)
+
+
+def test_the_loss_after_the_last_step_is_finite() -> None:
+    check_final_loss(12.5, 1.0)
+    with pytest.raises(TrainError, match=r"loss nan after the last step; lower train.learning_rate=0.01"):
+        check_final_loss(math.nan, 0.01)

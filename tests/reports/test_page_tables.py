@@ -8,7 +8,7 @@ import pytest
 
 from isrdpo.core import records
 from isrdpo.core.runs import Run
-from isrdpo.reports import answer_tables, judged_pairs, outcomes, summary, tables
+from isrdpo.reports import answer_tables, judged_pairs, outcomes, pages, summary, tables
 from isrdpo.stages import data
 
 
@@ -103,6 +103,27 @@ def test_the_outcome_follows_from_the_rows(
     untrained = outcomes.run_outcome(make_run("none", "iterations=0"), base_alone)
     right = f"{before[0]:.0%} of its answers are right, as the facts say;"
     assert untrained.startswith(f"Nothing was trained: the model as it is. {right}")
+
+
+def test_an_outcome_where_nothing_was_trained_says_so(make_run: Callable) -> None:
+    """Two equal policies must not read as a result of training."""
+    run = make_run("none", "iterations=1")
+    data.run(run, 1)
+    with run.stage("respond", 1) as stage:
+        for name in ("contexts.jsonl", "responses.jsonl"):
+            records.write_jsonl(stage.path(name), [])
+    with run.stage("judge", 1) as stage:
+        stage.count("kept", 0)
+        for name in ("judgments.jsonl", "preferences.jsonl"):
+            records.write_jsonl(stage.path(name), [])
+    with run.stage("train", 1) as stage:
+        stage.count("pairs", 0)
+        stage.path("train.csv").write_text("loss\n")
+        stage.warn("no pair to train on: <why>")
+    rows = pd.DataFrame([{"iteration": t, "response_words": 3.0} for t in (0, 1)])
+    assert outcomes.run_outcome(run, rows).startswith("Nothing was trained: no iteration had a pair")
+    page = pages.write_index(run).read_text()
+    assert "<strong>Warning.</strong> train, iteration 1: no pair to train on: &lt;why&gt;" in page
 
 
 def test_an_outcome_without_truth_speaks_of_words_only(make_run: Callable) -> None:

@@ -15,12 +15,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from isrdpo import loop
 from isrdpo.core import params, records
 from isrdpo.core.errors import RunError
 from isrdpo.core.runs import Run
 from isrdpo.models import checkpoints, dpo, hound
 from isrdpo.models.interface import EncodedVideo
 from isrdpo.models.local import open_policy
+from isrdpo.models.loss_checks import TrainError
 from isrdpo.stages import train
 from tests.miniature import PROCESSOR, make_model, preferences
 
@@ -179,6 +181,69 @@ def test_longer_pairs_are_left_out_and_counted_never_cut(world: Path, tmp_path: 
     train.run(run, 1)
     assert run.done("train", 1)["counts"] == {"pairs": 4, "too_long": 1}
     assert len(read_table(run, 1)) == 1
+
+
+def test_where_all_pairs_are_too_long_the_marker_says_that_nothing_was_trained(
+    world: Path, tmp_path: Path
+) -> None:
+    run = make_run(world, tmp_path / "run", "train.max_length=5")
+    finish(run, 1, rows=preferences(4))
+    train.run(run, 1)
+    marker = run.done("train", 1)
+    assert marker["counts"] == {"pairs": 0, "too_long": 4}
+    assert marker["warnings"] == [
+        "no pair to train on (of 4, 4 longer than train.max_length=5): the policy stays as it is"
+    ]
+    assert loop.warning_lines(run) == f"warning: train of iteration 1: {marker['warnings'][0]}"
+
+
+def test_bad_pairs_are_left_out_by_cause_and_the_others_train_as_without_them(
+    world: Path, tmp_path: Path
+) -> None:
+    whole = make_run(world, tmp_path / "whole")
+    run = make_run(world, tmp_path / "run", "train.max_length=100000", "max_bad_share=0.5")
+    bad = [
+        records.Preference("gone", "four", "What moves?", "cat", "dog", None),
+        records.Preference("long", "one", "What moves?", "cat", "dog " * 5000, None),
+        records.Preference("same", "one", "What moves?", "red  cat", "red cat", None),
+    ]
+    first, *others = preferences(6)
+    finish(whole, 1, rows=[first, *others])
+    finish(run, 1, rows=[first, *bad, *others])
+    for one in (whole, run):
+        train.run(one, 1)
+    causes = {row["id"]: row["cause"] for row in records.read_jsonl(run.file(1, "bad_train.jsonl"), dict)}
+    assert causes == {
+        "gone": "broken video",
+        "long": "too long for the model",
+        "same": "chosen equals rejected",
+    }
+    assert run.done("train", 1)["counts"] == {"pairs": 6, "too_long": 0}
+    for name in ("train.csv", "policy/model.safetensors"):
+        assert run.file(1, name).read_bytes() == whole.file(1, name).read_bytes()
+
+
+def test_one_pair_and_a_batch_larger_than_that(world: Path, tmp_path: Path) -> None:
+    run = make_run(world, tmp_path / "run", "train.epochs=2", "train.batch_size=64")
+    finish(run, 1, rows=preferences(1))
+    train.run(run, 1)
+    assert [row["step"] for row in read_table(run, 1)] == [1, 2]
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize(("rate", "problem"), [("1e300", r"\d+ of \d+ tensors .* not finite"), ("1e25", "")])
+def test_a_last_step_that_wrecks_the_weights_fails_before_there_is_a_policy(
+    world: Path, tmp_path: Path, method: str, rate: str, problem: str
+) -> None:
+    """The only step is the last one: its loss is ln 2, and no loss is logged after it."""
+    settings = (f"train.method={method}", f"train.learning_rate={rate}", "train.epochs=1")
+    run = make_run(world, tmp_path / "run", *settings, "train.schedule=constant", "train.warmup_ratio=0")
+    finish(run, 1, rows=preferences(4))
+    for _ in range(2):  # the second time from the checkpoint
+        with pytest.raises(TrainError, match=rf"{problem}.*lower train.learning_rate=1e\+"):
+            train.run(run, 1)
+        assert not run.done("train", 1)
+        assert not run.file(1, "policy").exists()
 
 
 def test_training_reads_the_videos_and_tokens_that_generation_reads(world: Path, tmp_path: Path) -> None:
