@@ -9,6 +9,7 @@ import numpy as np
 
 FOLDER_RATE = 2.0  # frames a second in LLaVA-Hound's frame folders (ffmpeg -vf fps=2)
 SPANS = ("whole", "first_10s")
+READING = 2  # raised when a file may give other frames than before, so that encoded clips are made anew
 SECONDS = 10  # of the span first_10s
 
 

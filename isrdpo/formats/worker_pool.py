@@ -74,7 +74,9 @@ class Worker:
         except (WorkerDied, TimeoutError) as error:
             cause = error.cause if isinstance(error, WorkerDied) else f"waited {START_SECONDS} s"
             command = f"{Path(sys.executable).name} -m {MODULE} {2**32} {os.getppid()}"
-            raise RunError(f"the process that decodes videos does not start ({cause}): see `{command}`") from None
+            raise RunError(
+                f"the process that decodes videos does not start ({cause}): see `{command}`"
+            ) from None
 
     @property
     def is_alive(self) -> bool:
@@ -142,7 +144,9 @@ class WorkerPool:
 
     def read_clip(self, path: Path, frames: int, span: str, limits: DecodeLimits) -> Clip:
         """Read a clip, as `video.read_clip`. Raises VideoError."""
-        reply, pictures = self._ask({"job": "read", "path": str(path), "frames": frames, "span": span}, limits)
+        reply, pictures = self._ask(
+            {"job": "read", "path": str(path), "frames": frames, "span": span}, limits
+        )
         return Clip(
             frames=pictures,
             times=np.array(reply["times"], float),

@@ -19,7 +19,7 @@ from isrdpo.core import prompts
 from isrdpo.core.folders import checkpoint_path
 from isrdpo.core.params import Model as ModelSettings
 from isrdpo.core.params import Params
-from isrdpo.formats import video
+from isrdpo.formats import sampling, video
 from isrdpo.models import features, packing
 from isrdpo.models.families import load_checkpoint
 from isrdpo.models.interface import EncodedVideo, LoadOptions, Processor
@@ -35,6 +35,7 @@ class LocalPolicy:
     `span`: which part of a clip its frames are taken from (`video.span`).
     `cache`: the folder for encoded clips, if any.
     `max_pixels`: larger frames are scaled down to so many pixels before the processor sees them; 0: none are.
+    `limits`: what decoding one clip may take; None: clips are trusted, and decoded in this process.
     `share`: whether prompts about the same video read it once (notebook 07 measures what that saves).
     """
 
@@ -46,6 +47,7 @@ class LocalPolicy:
         cache: Path | None = None,
         max_pixels: int = 0,
         share: bool = True,
+        limits: video.DecodeLimits | None = video.DEFAULT_LIMITS,
     ) -> None:
         self.model = model.eval()
         self.processor = processor
@@ -53,6 +55,7 @@ class LocalPolicy:
         self.cache = cache
         self.max_pixels = max_pixels
         self.share = share
+        self.limits = limits
         self._memory: OrderedDict[Path, EncodedVideo] = OrderedDict()
 
     def summary(self) -> dict[str, int | None]:
@@ -104,7 +107,7 @@ class LocalPolicy:
             file = features.encoded_file(self.cache, self._encoder_digest, path)
         encoded = None if file is None else features.load_encoded(file)
         if encoded is None:
-            clip = video.read_clip(path, self.processor.frames, self.span)
+            clip = video.read_clip(path, self.processor.frames, self.span, self.limits)
             encoded = self.processor.encode(self.model, video.shrink_clip(clip, self.max_pixels))
             if file is not None:
                 features.save_encoded(encoded, file)
@@ -113,7 +116,7 @@ class LocalPolicy:
     @cached_property
     def _encoder_digest(self) -> str:
         """The name on disk of everything but the clip that decides its features."""
-        settings = f"{self.processor.frames} {self.span} {self.model.dtype} {self.model.device.type}"
+        settings = f"{sampling.READING} {self.processor.frames} {self.span} {self.model.dtype} {self.model.device.type}"
         if self.max_pixels:
             settings += f" {self.max_pixels}"
         return features.encoder_digest(self.model, settings)
@@ -282,7 +285,14 @@ def open_policy(params: Params, path: str, cache: Path | None = None) -> LocalPo
         video_tower=settings.video_tower,
     )
     model, processor = load_checkpoint(checkpoint_path(path), options)
-    return LocalPolicy(model, processor, params.video.span, cache, params.video.max_pixels or 0)
+    return LocalPolicy(
+        model,
+        processor,
+        params.video.span,
+        cache,
+        params.video.max_pixels or 0,
+        limits=video.decode_limits(params),
+    )
 
 
 def save_policy(model: PreTrainedModel, processor: Processor, folder: Path) -> None:
