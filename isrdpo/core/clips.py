@@ -32,7 +32,7 @@ def videos_folder(data: "Data", held_out: bool = False) -> Path:
     named = root / getattr(data, key)
     folder = named.resolve()
     if not _is_below_one(folder, _reach(root, link_boundary(data))):
-        raise RunError(f"{named}: data.{key} is a link to {folder}, out of data.path; {FOLLOW}")
+        raise RunError(f"{named}: data.{key} leads out of data.path, to {folder}; {FOLLOW}")
     return folder
 
 

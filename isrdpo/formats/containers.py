@@ -35,7 +35,10 @@ MAGIC = {
     b"\x00\x00\x01\xba": "mpeg",  # a program stream
 }
 MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")  # first box of MP4 and QuickTime
-SUPPORTED = "MP4, MOV, Matroska, WebM, AVI, GIF, FLV, MPEG-TS and MPEG-PS"
+
+
+class Unreadable(Exception):
+    """What is wrong with a video; who knows its path makes a VideoError of it."""
 
 
 def container_of(head: bytes) -> str | None:
@@ -76,7 +79,8 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
 def open_container(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
     """Open a video file; yields it and its video stream.
 
-    Raises VideoError for what is no container of the list, holds no video, or has frames above MOST_PIXELS.
+    Raises Unreadable for what is no container of the list, holds no video, or has frames above MOST_PIXELS,
+    VideoError for what is no file.
     """
     import av
 
@@ -85,25 +89,27 @@ def open_container(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"
         name = container_of(file.read(HEAD))
         file.seek(0)
         if name is None:
-            raise VideoError(f"{path}: not a readable video (none of {SUPPORTED} by its first bytes)")
+            raise Unreadable("not a readable video (its first bytes are of no video container)")
         options = {"protocol_whitelist": "none"}
         if name == "mov":
             options |= {"enable_drefs": "0", "use_absolute_path": "0"}
-        with av.open(file, "r", format=name, options=options, buffer_size=READ_SIZE) as container:
-            yield container, _video_stream(container, path)
+        with av.open(
+            file, "r", format=name, options=options, buffer_size=READ_SIZE, metadata_errors="replace"
+        ) as container:
+            yield container, _video_stream(container)
 
 
-def _video_stream(container: "InputContainer", path: Path) -> "VideoStream":
+def _video_stream(container: "InputContainer") -> "VideoStream":
     """The stream that players show. A picture of an album's cover is none."""
     from av.stream import Disposition
 
     stream = container.streams.best("video")
     if stream is None or stream.disposition & Disposition.attached_pic:
-        raise VideoError(f"{path}: not a readable video (no stream of frames in it)")
+        raise Unreadable("not a readable video (no stream of frames in it)")
     codec = stream.codec_context
     if codec is None:
-        raise VideoError(f"{path}: not a readable video (no decoder for its codec)")
+        raise Unreadable("not a readable video (no decoder for its codec)")
     if codec.width * codec.height > MOST_PIXELS:
-        raise VideoError(f"{path}: {codec.width} x {codec.height} pixels a frame, more than {MOST_PIXELS}")
+        raise Unreadable(f"{codec.width} x {codec.height} pixels a frame, more than {MOST_PIXELS}")
     codec.thread_count = 1  # so that damage is concealed, or not, alike on every machine
     return stream

@@ -13,13 +13,14 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from isrdpo.core.errors import VideoError
-from isrdpo.formats.containers import INDEXED, container_name, open_container
+from isrdpo.formats.containers import INDEXED, Unreadable, container_name, open_container
 from isrdpo.formats.orientation import UprightPictures
 from isrdpo.formats.sampling import SECONDS, Clip, Timeline
 
@@ -40,8 +41,8 @@ class Packets:
     """What a container says of its frames before one is decoded.
 
     `times` has the presentation time of each packet, in units of `unit` seconds, sorted; `keys` those of the
-    key frames. `in_order` is False where a packet has no time or shares one. `by_number` is True for AVI, which knows no time of
-    presentation: its n-th frame is shown at the time of its n-th packet.
+    key frames. `in_order` is False where a packet has no time or shares one. `by_number` is True for AVI,
+    which knows no time of presentation: its n-th frame is shown at the time of its n-th packet.
     """
 
     times: list[int]
@@ -66,8 +67,9 @@ def read_video(path: Path, frames: int, span: str) -> Clip:
     Prefer `video.read_clip`, which does it in a process of its own: files come from anywhere.
     """
     with _one_line(path):
+        _refuse_torn_matroska(path)
         with open_container(path) as (container, stream):
-            packets = _list_packets(container, stream, path)
+            packets = _list_packets(container, stream)
             clip = _read_by_jumps(container, stream, packets, frames, span)
         return clip or _read_in_order(path, packets, frames, span)
 
@@ -92,35 +94,30 @@ def _one_line(path: Path) -> Iterator[None]:
         yield
     except (VideoError, MemoryError):
         raise
+    except Unreadable as error:
+        raise VideoError(f"{path}: {error}") from None
     except Exception as error:
         raise VideoError(f"{path}: not a readable video ({type(error).__name__})") from error
 
 
-def _list_packets(container: "InputContainer", stream: "VideoStream", path: Path) -> Packets:
-    """Read the times of all packets. Raises VideoError where the file ends long before it should."""
+def _list_packets(container: "InputContainer", stream: "VideoStream") -> Packets:
+    """Read the times of all packets. Raises Unreadable where the file ends long before it should."""
     times: list[int] = []
     keys: list[int] = []
     by_number = container_name(container) == "avi"
     count = 0
-    end = 0.0  # seconds, of all streams: a film may have sound behind its last frame
-    states_seconds_only = container_name(container) == "matroska"
-    for packet in container.demux(*([] if states_seconds_only else [stream])):
-        if packet.pts is not None:
-            end = max(end, (packet.pts + (packet.duration or 0)) * float(packet.time_base))
-        if packet.stream is not stream or not packet.size:
-            continue
+    for packet in container.demux(stream):
         time = packet.dts if by_number else packet.pts
         if time is not None and packet.is_keyframe:
             keys.append(time)  # also one that an edit list hides: frames that are shown may rest on it
-        if packet.is_discard:
+        if packet.is_discard or not packet.size:
             continue
         count += 1
         if count > MOST_PACKETS:
-            raise VideoError(f"{path}: more than {MOST_PACKETS} frames")
+            raise Unreadable(f"more than {MOST_PACKETS} frames")
         if time is not None:
             times.append(time)
-    _refuse_torn(container, stream, path, count, end)
-    return Packets(
+    packets = Packets(
         times=sorted(times),
         keys=sorted(keys),
         count=count,
@@ -129,34 +126,44 @@ def _list_packets(container: "InputContainer", stream: "VideoStream", path: Path
         unit=stream.time_base,
         rate=float(stream.average_rate or stream.guessed_rate or 0),
     )
+    _refuse_torn(stream, packets)
+    return packets
 
 
-def _refuse_torn(
-    container: "InputContainer", stream: "VideoStream", path: Path, count: int, end: float
-) -> None:
-    """Raise VideoError where the header states many more frames, or seconds, than the file holds.
+def _refuse_torn(stream: "VideoStream", packets: Packets) -> None:
+    """Raise Unreadable where the header states many more frames than the file holds.
 
-    An AVI counts frames that it leaves out, and Matroska states seconds only.
+    An AVI also counts the frames that it leaves out, for which it has no packets.
+    """
+    count = packets.count
+    if packets.by_number and packets.times:
+        count = max(count, packets.times[-1] + 1)
+    if not count or count < MOST_FRAMES * stream.frames:
+        raise Unreadable(f"damaged, it holds only {packets.count} of {stream.frames} frames")
+
+
+def _refuse_torn_matroska(path: Path) -> None:
+    """Raise Unreadable where a Matroska file ends long before the time that its header states, in all of its
+    streams: a film may have sound behind its last frame.
     """
     import av
 
-    name = container_name(container)
-    stated = stream.frames
-    if name == "avi" and stream.average_rate:
-        count_with_empty = max(count, round(end * stream.average_rate))
-    else:
-        count_with_empty = count
-    if not count or count_with_empty < MOST_FRAMES * stated:
-        raise VideoError(f"{path}: damaged, it holds only {count} of {stated} frames")
-    seconds = (container.duration or 0) / av.time_base
-    if name == "matroska" and end < MOST_FRAMES * seconds:
-        raise VideoError(f"{path}: damaged, it ends at {end:.1f} of {seconds:.1f} s")
+    end = 0.0
+    with open_container(path) as (container, _):
+        if container_name(container) != "matroska" or container.duration is None:
+            return
+        for packet in container.demux():
+            if packet.pts is not None:
+                end = max(end, (packet.pts + (packet.duration or 0)) * float(packet.time_base))
+        seconds = container.duration / av.time_base
+    if end < MOST_FRAMES * seconds:
+        raise Unreadable(f"damaged, it ends at {end:.1f} of {seconds:.1f} s")
 
 
 def _timeline(times: list[int], unit: Fraction, rate: float) -> Timeline:
     """The timeline of frames at `times`, in units of `unit` seconds."""
-    ticks = np.array(times, np.int64)
-    return Timeline((ticks - ticks[0]) * float(unit), rate)
+    ticks = np.array([time - times[0] for time in times], float)
+    return Timeline(ticks * float(unit), rate)
 
 
 def _read_by_jumps(
@@ -198,18 +205,30 @@ def _jump_and_decode(
             frame = next(decoded, None)
             if frame is None or frame.pts != packets.times[expected]:
                 return None
+            if frame.is_corrupt or frame.pts == key and not frame.key_frame:
+                return None
         last = place
         pictures[place] = upright.of(frame)
     return pictures
 
 
 def _frames_from(container: "InputContainer", stream: "VideoStream", key: int) -> Iterator["VideoFrame"]:
-    """The frames from the time `key` on; those before it rest on what a jump left out."""
-    return (frame for frame in container.decode(stream) if frame.pts is None or frame.pts >= key)
+    """The frames from the time `key` on; those before it rest on what a jump left out.
+
+    There are none behind one that does not decode: whether it is damaged shows when all is decoded in order.
+    """
+    import av
+
+    try:
+        for frame in container.decode(stream):
+            if frame.pts is None or frame.pts >= key:
+                yield frame
+    except av.FFmpegError:
+        return
 
 
 def _read_in_order(path: Path, packets: Packets, frames: int, span: str) -> Clip:
-    """The frames, by decoding everything before them, twice where the packets miscount. Raises VideoError."""
+    """The frames, by decoding everything before them, twice where the packets miscount. Raises Unreadable."""
     awaited = packets.timeline.indices(frames, span)
     timeline, pictures = _decode_in_order(path, packets, awaited.tolist(), span)
     indices = timeline.indices(frames, span)
@@ -223,7 +242,7 @@ def _decode_in_order(
 ) -> tuple[Timeline, dict[int, np.ndarray]]:
     """The timeline of the frames that were decoded, and the pictures at the places `awaited`.
 
-    Decoding ends with the file, or behind the span. Raises VideoError where too few frames decode.
+    Decoding ends with the file, or behind the span. Raises Unreadable where too few frames decode.
     """
     enough = packets.rate * SECONDS if span == "first_10s" else float("inf")
     wanted = set(awaited)
@@ -233,13 +252,15 @@ def _decode_in_order(
     with open_container(path) as (container, stream):
         for place, frame in enumerate(container.decode(stream)):
             times.append(frame.pts)
+            if place in wanted and frame.is_corrupt:
+                raise Unreadable(f"damaged at frame {place}")
             if place in wanted:
                 pictures[place] = upright.of(frame)
             if place > enough and _seconds_between(times[0], frame.pts, packets.unit) > SECONDS:
                 break
         else:
             if len(times) < max(1, MOST_FRAMES * packets.count):
-                raise VideoError(f"{path}: damaged, only {len(times)} of {packets.count} frames decode")
+                raise Unreadable(f"damaged, only {len(times)} of {packets.count} frames decode")
     return _decoded_timeline(times, packets), pictures
 
 
@@ -253,19 +274,19 @@ def _decoded_timeline(times: list[int | None], packets: Packets) -> Timeline:
     if packets.by_number and packets.in_order and len(times) <= packets.count:
         return _timeline(packets.times[: len(times)], packets.unit, packets.rate)
     known = [time for time in times if time is not None]
-    rises = all(first <= second for first, second in zip(known, known[1:], strict=False))
-    if len(known) == len(times) and rises:
+    rise = all(first <= second for first, second in pairwise(known))
+    if len(known) == len(times) and rise:
         return _timeline(known, packets.unit, packets.rate)
     if not packets.rate:
-        raise ValueError("neither its frames nor its container say when they are shown")
+        raise Unreadable("neither its frames nor its container say when they are shown")
     return Timeline(np.arange(len(times)) / packets.rate, packets.rate)
 
 
 def _clip(pictures: dict[int, np.ndarray], timeline: Timeline, indices: np.ndarray, span: str) -> Clip:
-    """Put a clip together. Raises ValueError where its frames have several sizes."""
+    """Put a clip together. Raises Unreadable where its frames have several sizes."""
     places = indices.tolist()
     sizes = {pictures[place].shape for place in places}
     if len(sizes) > 1:
-        raise ValueError("frames of several sizes")
+        raise Unreadable("frames of several sizes")
     stacked = np.stack([pictures[place] for place in places])
     return Clip(stacked, timeline.times[indices], "pyav", indices, timeline.count(span), timeline.rate)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from isrdpo.formats.containers import Unreadable
+
 if TYPE_CHECKING:
     from av import VideoFrame
 
@@ -22,7 +24,7 @@ class UprightPictures:
         self._reformatter = VideoReformatter()
 
     def of(self, frame: "VideoFrame") -> np.ndarray:
-        """A frame as it is to be shown, uint8 [H, W, 3]. Raises ValueError as `turn_upright` does."""
+        """A frame as it is to be shown, uint8 [H, W, 3]. Raises Unreadable as `turn_upright` does."""
         picture = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         return turn_upright(picture, display_matrix(frame))
 
@@ -45,7 +47,7 @@ def display_matrix(frame: "VideoFrame") -> tuple[int, int, int, int]:
 def turn_upright(picture: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
     """Turn and mirror a picture [H, W, 3] as its display matrix says.
 
-    Raises ValueError for a matrix that is no quarter turn, mirrored or not.
+    Raises Unreadable for a matrix that is no quarter turn, mirrored or not.
     """
     small = TOLERANCE * max(map(abs, matrix))
     a, b, c, d = (0 if abs(entry) <= small else entry for entry in matrix)
@@ -56,7 +58,7 @@ def turn_upright(picture: np.ndarray, matrix: tuple[int, int, int, int]) -> np.n
         across, down = c, b
     else:
         angle = math.degrees(math.atan2(b, a))
-        raise ValueError(f"to be shown turned by {angle:.0f} degrees; only quarter turns are read")
+        raise Unreadable(f"to be shown turned by {angle:.0f} degrees; only quarter turns are read")
     if across < 0:
         picture = picture[:, ::-1]
     if down < 0:

@@ -3,7 +3,6 @@ clip, or over its first 10 seconds.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -41,18 +40,10 @@ class Timeline:
     times: np.ndarray
     stated_rate: float
 
-    @cached_property
-    def is_constant(self) -> bool:
-        """Whether every frame is within half a frame of its place at the stated rate."""
-        if not self.stated_rate:
-            return False
-        places = np.arange(len(self.times)) / self.stated_rate
-        return bool(np.abs(self.times - places).max(initial=0) < 0.5 / self.stated_rate)
-
     @property
     def rate(self) -> float:
-        """Frames a second: the container's where the frames keep to it, else their mean."""
-        if self.is_constant or len(self.times) < 2 or self.times[-1] == 0:
+        """Frames a second: the container's where all frames keep to it, else their mean."""
+        if self._keeps_rate(self.times) or len(self.times) < 2 or self.times[-1] == 0:
             return self.stated_rate
         return float((len(self.times) - 1) / self.times[-1])
 
@@ -62,12 +53,19 @@ class Timeline:
         The first 10 seconds are LLaVA-Hound's `int(10 * rate)` frames where the rate is constant, else the
         frames whose time is below 10 s.
         """
-        count = len(self.times)
-        if span == "first_10s" and self.is_constant:
-            count = min(int(self.stated_rate * SECONDS), count)
-        elif span == "first_10s":
-            count = int(np.count_nonzero(self.times < SECONDS))
-        return max(count, 1)
+        if span == "whole":
+            return len(self.times)
+        early = self.times[self.times < SECONDS]
+        if self._keeps_rate(early):
+            return max(1, min(int(self.stated_rate * SECONDS), len(self.times)))
+        return len(early)
+
+    def _keeps_rate(self, times: np.ndarray) -> bool:
+        """Whether each frame is within half a frame of its place at the container's rate."""
+        if not self.stated_rate:
+            return False
+        places = np.arange(len(times)) / self.stated_rate
+        return bool(np.abs(times - places).max(initial=0) < 0.5 / self.stated_rate)
 
     def indices(self, frames: int, span: str) -> np.ndarray:
         """The places of the frames to take, int [frames]."""

@@ -23,6 +23,7 @@ from isrdpo.formats import decoding, pictures
 from isrdpo.formats.sampling import Clip
 
 LENGTH = struct.Struct(">Q")  # before each message
+NO_FRAMES = memoryview(b"")
 LOST_PARENT = 0.5  # seconds between two looks whether the parent is alive
 
 
@@ -38,14 +39,14 @@ def answer(request: dict[str, Any]) -> tuple[dict[str, Any], memoryview]:
     path = Path(request["path"])
     try:
         if request["job"] == "seconds":
-            return {"seconds": decoding.container_seconds(path)}, memoryview(b"")
+            return {"seconds": decoding.container_seconds(path)}, NO_FRAMES
         clip = read_here(path, request["frames"], request["span"])
     except MemoryError:
         raise
     except VideoError as error:
-        return {"error": message_of(error)}, memoryview(b"")
+        return {"error": message_of(error)}, NO_FRAMES
     except Exception as error:  # noqa: BLE001 (whatever it is, it is this file's)
-        return {"error": f"{path}: not a readable video ({type(error).__name__})"}, memoryview(b"")
+        return {"error": f"{path}: not a readable video ({type(error).__name__})"}, NO_FRAMES
     header = {
         "shape": clip.frames.shape,
         "times": clip.times.tolist(),
@@ -57,7 +58,7 @@ def answer(request: dict[str, Any]) -> tuple[dict[str, Any], memoryview]:
     return header, memoryview(clip.frames).cast("B")
 
 
-def send(file: BinaryIO, message: dict[str, Any], body: memoryview = memoryview(b"")) -> None:
+def send(file: BinaryIO, message: dict[str, Any], body: memoryview = NO_FRAMES) -> None:
     """Write a message and the bytes behind it."""
     text = json.dumps(message).encode()
     file.write(LENGTH.pack(len(text)) + text)

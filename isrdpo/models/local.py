@@ -116,7 +116,8 @@ class LocalPolicy:
     @cached_property
     def _encoder_digest(self) -> str:
         """The name on disk of everything but the clip that decides its features."""
-        settings = f"{sampling.READING} {self.processor.frames} {self.span} {self.model.dtype} {self.model.device.type}"
+        settings = f"{self.processor.frames} {self.span} {self.model.dtype} {self.model.device.type}"
+        settings += f" reading {sampling.READING}"
         if self.max_pixels:
             settings += f" {self.max_pixels}"
         return features.encoder_digest(self.model, settings)
