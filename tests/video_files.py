@@ -4,7 +4,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import accumulate, cycle
+from itertools import accumulate, cycle, islice
 from pathlib import Path
 
 import av
@@ -37,9 +37,7 @@ def write_video(path: Path, kind: Kind, count: int = 100, start: int = 0) -> np.
     """
     unit = Fraction(1, 1000) if kind.is_uneven else Fraction(1, RATE)
     steps = UNEVEN if kind.is_uneven else (1,)
-    ticks = [
-        next_tick for next_tick, _ in zip(accumulate(cycle(steps), initial=0), range(count), strict=False)
-    ]
+    ticks = list(islice(accumulate(cycle(steps), initial=0), count))
     with av.open(str(path), "w", format=kind.container) as container:
         stream = container.add_stream(kind.codec, rate=RATE, options=kind.options)
         stream.width, stream.height = SIZE

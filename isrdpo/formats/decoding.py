@@ -67,10 +67,12 @@ def read_video(path: Path, frames: int, span: str) -> Clip:
     Prefer `video.read_clip`, which does it in a process of its own: files come from anywhere.
     """
     with _one_line(path):
-        _refuse_torn_matroska(path)
         with open_container(path) as (container, stream):
             packets = _list_packets(container, stream)
             clip = _read_by_jumps(container, stream, packets, frames, span)
+            name = container_name(container)
+        if name == "matroska":
+            _refuse_torn_matroska(path)
         return clip or _read_in_order(path, packets, frames, span)
 
 
@@ -150,12 +152,10 @@ def _refuse_torn_matroska(path: Path) -> None:
 
     end = 0.0
     with open_container(path) as (container, _):
-        if container_name(container) != "matroska" or container.duration is None:
-            return
         for packet in container.demux():
             if packet.pts is not None:
                 end = max(end, (packet.pts + (packet.duration or 0)) * float(packet.time_base))
-        seconds = container.duration / av.time_base
+        seconds = (container.duration or 0) / av.time_base
     if end < MOST_FRAMES * seconds:
         raise Unreadable(f"damaged, it ends at {end:.1f} of {seconds:.1f} s")
 
