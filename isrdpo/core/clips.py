@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".gif")
 PICTURES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
+COUNT = re.compile(r"([0-9]+)")
+DECIMAL = re.compile(r"[0-9]\.[0-9]")
+COUNT_OR_DECIMAL = re.compile(r"([0-9]+(?:\.[0-9]+)?)")
 FOLLOW = "if the links are your own, set data.follow_links=true"
 
 
@@ -122,11 +125,11 @@ def _is_clip(path: Path, reach: list[Path]) -> bool:
         _refuse_foreign_link(path, reach)
     if path.is_file():
         return True
-    names = _picture_names(path)
-    for name in names:
-        if (path / name).is_symlink():
-            _refuse_foreign_link(path / name, reach)
-    return bool(names)
+    pictures = _pictures(path)
+    for picture in pictures:
+        if picture.is_symlink():
+            _refuse_foreign_link(Path(picture.path), reach)
+    return bool(pictures)
 
 
 def _refuse_foreign_link(path: Path, reach: list[Path]) -> None:
@@ -146,30 +149,39 @@ def frame_files(folder: Path) -> list[Path]:
     Raises VideoError where the names do not say the order: two have the same numbers, or it would be
     another one if they were decimals (0.25 and 0.5).
     """
-    names = _picture_names(folder)
-    by_count = {name: _numbers(name, r"[0-9]+") for name in names}
+    names = [picture.name for picture in _pictures(folder)]
+    by_count = {name: _numbers(name, COUNT, int) for name in names}
     order = sorted(names, key=by_count.__getitem__)
     for first, second in pairwise(order):
         if by_count[first] == by_count[second]:
             raise VideoError(f"{folder}: {first} and {second} have the same number; remove one of them")
-    by_decimal = {name: _numbers(name, r"[0-9]+(?:\.[0-9]+)?") for name in names}
-    if len(set(by_decimal.values())) == len(names) and sorted(names, key=by_decimal.__getitem__) != order:
-        example = next(name for name in order if by_decimal[name] != by_count[name])
-        advice = "give all of them as many digits behind the point"
-        raise VideoError(f"{folder}: the order of frames such as {example} is not clear; {advice}")
+    if any(DECIMAL.search(name) for name in names):
+        _refuse_other_order(folder, order)
     return [folder / name for name in order]
 
 
-def _picture_names(folder: Path) -> list[str]:
-    """The names of a folder's pictures, in no order; none where it is no folder."""
+def _refuse_other_order(folder: Path, order: list[str]) -> None:
+    """Raise VideoError where names would be in another order if their numbers were decimals.
+
+    They are none where two would be the same decimal, such as 2.1 and 2.10.
+    """
+    by_decimal = {name: _numbers(name, COUNT_OR_DECIMAL, Decimal) for name in order}
+    if len(set(by_decimal.values())) == len(order) and sorted(order, key=by_decimal.__getitem__) != order:
+        example = next(name for name in order if DECIMAL.search(name))
+        advice = "give all of them as many digits behind the point"
+        raise VideoError(f"{folder}: the order of frames such as {example} is not clear; {advice}")
+
+
+def _pictures(folder: Path) -> list[os.DirEntry]:
+    """A folder's pictures, in no order; none where it is no folder."""
     if not folder.is_dir():
         return []
-    return [name for name in os.listdir(folder) if name.lower().endswith(PICTURES) and name[0] != "."]
+    with os.scandir(folder) as entries:
+        return [file for file in entries if file.name.lower().endswith(PICTURES) and file.name[0] != "."]
 
 
-def _numbers(name: str, number: str) -> tuple[tuple[str, Decimal], ...]:
-    """A file's name without its suffix as (text, the number behind it) pairs; `number` is a pattern."""
-    stem = os.path.splitext(name)[0]
-    texts = re.split(number, stem)
-    values = [Decimal(text) for text in re.findall(number, stem)]
-    return tuple(zip(texts, [*values, Decimal(-1)], strict=True))
+def _numbers(name: str, number: re.Pattern, kind: type[int | Decimal]) -> tuple[str | int | Decimal, ...]:
+    """The texts and the numbers that a file's name without its suffix holds, in turn, a text first."""
+    parts = number.split(os.path.splitext(name)[0])
+    parts[1::2] = map(kind, parts[1::2])
+    return tuple(parts)
