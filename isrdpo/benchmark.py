@@ -92,7 +92,7 @@ class Bench:
         settings = self.params.video
         pixels = settings.max_pixels or 0
         return local.LocalPolicy(
-            self.model, self.processor, settings.span, cache=None, max_pixels=pixels, share=share
+            self.model, self.processor, settings.span, max_pixels=pixels, share=share, limits=None
         )
 
 

@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,7 +79,7 @@ def _check_data(params: Params) -> Findings:
     lines = [f"source: {overview.source}"]
     lines += [f"{name}: {count}" for name, count in overview.counts.items()]
     if overview.clips:
-        line, broken = check_durations(overview.clips)
+        line, broken = check_durations(overview.clips, video.decode_limits(params))
         lines.append(line)
         if broken:
             bad["broken video"] = broken
@@ -103,7 +104,9 @@ def _bad_line(cause: str, details: Sequence[str]) -> str:
     return f"bad: {len(details)} {cause}; first: {details[0]}"
 
 
-def check_durations(clips: dict[Path, list[str]]) -> tuple[str, list[str]]:
+def check_durations(
+    clips: dict[Path, list[str]], limits: video.DecodeLimits | None = video.DEFAULT_LIMITS
+) -> tuple[str, list[str]]:
     """Read the durations of distinct clips from their headers.
 
     `clips` maps each clip to the ids of its rows. Of more than SAMPLED clips, so many evenly spaced ones are
@@ -115,7 +118,7 @@ def check_durations(clips: dict[Path, list[str]]) -> tuple[str, list[str]]:
     if len(paths) > SAMPLED:
         sample = [paths[n * len(paths) // SAMPLED] for n in range(SAMPLED)]
         scope = f"{len(sample)} of {scope}, evenly spaced by name"
-    durations = _read_durations(sample)
+    durations = _read_durations(sample, limits)
     broken = []
     for path, duration in durations.items():
         if isinstance(duration, VideoError):
@@ -123,19 +126,23 @@ def check_durations(clips: dict[Path, list[str]]) -> tuple[str, list[str]]:
     return f"durations of {scope}: {_spread(list(durations.values()))}", broken
 
 
-def _read_durations(paths: Sequence[Path]) -> dict[Path, float | VideoError | None]:
+def _read_durations(
+    paths: Sequence[Path], limits: video.DecodeLimits | None
+) -> dict[Path, float | VideoError | None]:
     """The seconds of each clip; None where its header does not say, the error where it cannot be opened."""
     pool = ThreadPoolExecutor(THREADS)
     try:
-        durations = progress_bar(pool.map(_read_duration, paths), len(paths), "check: durations")
+        durations = progress_bar(
+            pool.map(_read_duration, paths, repeat(limits)), len(paths), "check: durations"
+        )
         return dict(zip(paths, durations, strict=True))
     finally:
         pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for the rest
 
 
-def _read_duration(path: Path) -> float | VideoError | None:
+def _read_duration(path: Path, limits: video.DecodeLimits | None) -> float | VideoError | None:
     try:
-        return video.clip_seconds(path)
+        return video.clip_seconds(path, limits)
     except VideoError as error:
         return error
 

@@ -117,6 +117,8 @@ BESIDE = {spec.beside: name for name, spec in TABLE.items() if spec.beside}
 
 NO_DEPENDENCY = {
     "data.source",
+    "video.decode_seconds",
+    "video.decode_memory",
     "respond.batch_size",
     "judge.batch_size",
     "evaluate.batch_size",
@@ -124,6 +126,8 @@ NO_DEPENDENCY = {
     "train.save_steps",
     "train.report_to",
 }
+# Parameters that came later: at these values they are in no key, so that runs made before stay done.
+ABSENT_BEFORE = {"data.follow_links": False}
 TRAINING_DATA = {"data.train", "data.samples", "data.reuse"}
 HELD_OUT_DATA = {"data.test", "data.benchmark", "data.questions", "data.fixed_pairs"}
 
@@ -178,7 +182,7 @@ def dependencies(params: Params, stage: str, t: int | None = None) -> dict[str, 
     for name in _names(params, stage):
         section, _, key = name.partition(".")
         value = whole[section][key] if key else whole[section]
-        values |= {dotted: leaf for dotted, leaf in _leaves(value, name) if dotted not in NO_DEPENDENCY}
+        values |= {dotted: leaf for dotted, leaf in _leaves(value, name) if _matters(dotted, leaf)}
     if stage == "data":
         values = _data_dependencies(params, values, t)
     if stage == "evaluate" and not JUDGES[values["judge.method"]].asks_policy:
@@ -199,6 +203,13 @@ def _names(params: Params, stage: str) -> tuple[str, ...]:
     if stage == "judge" and judge.parameters is not None:
         return judge.parameters
     return TABLE[stage].depends
+
+
+def _matters(name: str, value: Any) -> bool:
+    """Whether a parameter's value stands in the keys of the stages that depend on it."""
+    if name in ABSENT_BEFORE and value == ABSENT_BEFORE[name]:
+        return False
+    return name not in NO_DEPENDENCY
 
 
 def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:

@@ -23,7 +23,6 @@ PACKAGES = (
     "accelerate",
     "datasets",
     "papermill",
-    "decord",
     "av",
     "numpy",
     "pandas",
@@ -43,7 +42,7 @@ def collect() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpus": cpu_count(),
         "threads": _threads(),
-        "decoder": "decord" if versions["decord"] else "PyAV",
+        "decoder": "PyAV",
         "packages": versions,
     }
 

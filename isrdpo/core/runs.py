@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from isrdpo.core import clips, provenance, records
 from isrdpo.core import params as parameters
-from isrdpo.core import provenance, records
-from isrdpo.core.clips import find_clip
 from isrdpo.core.errors import MissingStage, RunError, is_expected, message_of
 from isrdpo.core.folders import create_run_folder, display_path, hold_lock, resolve
 from isrdpo.core.pipeline import BESIDE, NOTEBOOKS, ORDER, TABLE, stage_key, upstream
@@ -135,28 +134,20 @@ class Run:
     def videos_folder(self, held_out: bool = False) -> Path:
         """The folder that `Sample.video` counts from.
 
-        `held_out` asks for the evaluation questions' folder, which is the benchmark's own where there is a
-        benchmark. Raises RunError where the folder leads out of data.path.
+        `held_out` asks for the evaluation questions' folder. Raises RunError where it leads out of data.path.
         """
-        data = self.params.data
-        if data.is_toybox:
+        if self.params.data.is_toybox:
             return self.cache / "clips"
-        name = "test" if held_out and data.benchmark != "none" else "videos"
-        root = resolve(data.path)
-        folder = (root / getattr(data, name)).resolve()
-        if not folder.is_relative_to(root):
-            raise RunError(
-                f"{root / getattr(data, name)}: data.{name} leads out of data.path; "
-                f"put the clips (or a folder of links to them) inside"
-            )
-        return folder
+        return clips.videos_folder(self.params.data, held_out)
 
     def clip(self, name: str, held_out: bool = False) -> Path:
         """The file or folder of frames that a row's `video` names.
 
         Raises VideoError where it is missing or leads outside.
         """
-        return find_clip(self.videos_folder(held_out), name)
+        data = self.params.data
+        boundary = None if data.is_toybox else clips.link_boundary(data)
+        return clips.find_clip(self.videos_folder(held_out), name, boundary)
 
     def iteration(self, t: int) -> Path:
         """The folder of iteration t."""

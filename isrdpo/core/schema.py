@@ -77,6 +77,7 @@ class Data(Section):
     test: Text
     benchmark: Literal["none", "videohallucer", "eventhallusion", "vidhalluc"]
     videos: Text
+    follow_links: Switch = False  # runs made before have no such key
     samples: Count
     reuse: Switch
     questions: Count
@@ -100,6 +101,8 @@ class Video(Section):
     frames: PositiveCount | None
     max_pixels: PositiveCount | None
     cache: Switch
+    decode_seconds: PositiveAmount = 120.0  # runs made before have no limits
+    decode_memory: PositiveAmount = 4.0
 
 
 class Model(Section):

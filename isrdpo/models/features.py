@@ -26,7 +26,8 @@ def encoder_digest(model: PreTrainedModel, settings: str) -> str:
 
 def encoded_file(folder: Path, digest: str, clip: Path) -> Path:
     """Return the place of an encoded clip."""
-    content = hashlib.sha256(clip.read_bytes()).hexdigest()[:32]
+    with clip.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()[:32]
     return folder / digest / f"{content}.safetensors"
 
 

@@ -20,7 +20,7 @@ from isrdpo.core.errors import IsrdpoError, VideoError
 from isrdpo.core.folders import checkpoint_path
 from isrdpo.core.params import Model as ModelSettings
 from isrdpo.core.params import Params
-from isrdpo.formats import video
+from isrdpo.formats import sampling, video
 from isrdpo.models import features, packing
 from isrdpo.models.families import load_checkpoint
 from isrdpo.models.interface import EncodedVideo, LoadOptions, Processor
@@ -39,6 +39,7 @@ class LocalPolicy:
     `span`: which part of a clip its frames are taken from (`video.span`).
     `cache`: the folder for encoded clips, if any.
     `max_pixels`: larger frames are scaled down to so many pixels before the processor sees them; 0: none are.
+    `limits`: what decoding one clip may take; None: clips are trusted, and decoded in this process.
     `share`: whether prompts about the same video read it once (notebook 07 measures what that saves).
     """
 
@@ -50,6 +51,7 @@ class LocalPolicy:
         cache: Path | None = None,
         max_pixels: int = 0,
         share: bool = True,
+        limits: video.DecodeLimits | None = video.DEFAULT_LIMITS,
     ) -> None:
         self.model = model.eval()
         self.processor = processor
@@ -57,6 +59,7 @@ class LocalPolicy:
         self.cache = cache
         self.max_pixels = max_pixels
         self.share = share
+        self.limits = limits
         self._memory: OrderedDict[Path, EncodedVideo] = OrderedDict()
 
     def summary(self) -> dict[str, int | None]:
@@ -118,7 +121,7 @@ class LocalPolicy:
 
         Raises VideoError also where the processor or the tower fails at it, in whatever way the family has.
         """
-        clip = video.read_clip(path, self.processor.frames, self.span)
+        clip = video.read_clip(path, self.processor.frames, self.span, self.limits)
         try:
             return self.processor.encode(self.model, video.shrink_clip(clip, self.max_pixels))
         except IsrdpoError:
@@ -136,6 +139,7 @@ class LocalPolicy:
     def _encoder_digest(self) -> str:
         """The name on disk of everything but the clip that decides its features."""
         settings = f"{self.processor.frames} {self.span} {self.model.dtype} {self.model.device.type}"
+        settings += f" reading {sampling.READING}"
         if self.max_pixels:
             settings += f" {self.max_pixels}"
         return features.encoder_digest(self.model, settings)
@@ -317,7 +321,14 @@ def open_policy(params: Params, path: str, cache: Path | None = None) -> LocalPo
         video_tower=settings.video_tower,
     )
     model, processor = load_checkpoint(checkpoint_path(path), options)
-    return LocalPolicy(model, processor, params.video.span, cache, params.video.max_pixels or 0)
+    return LocalPolicy(
+        model,
+        processor,
+        params.video.span,
+        cache,
+        params.video.max_pixels or 0,
+        limits=video.decode_limits(params),
+    )
 
 
 def save_policy(model: PreTrainedModel, processor: Processor, folder: Path) -> None:

@@ -67,7 +67,7 @@ def frames_seen(run: Run, path: Path) -> video.Clip:
     from PIL import Image
 
     sizes = model_input(run)
-    clip = video.read_clip(path, sizes["frames"], run.params.video.span)
+    clip = video.read_clip(path, sizes["frames"], run.params.video.span, video.decode_limits(run.params))
     height, width = clip.frames.shape[1:3]
     pictures = [Image.fromarray(frame) for frame in clip.frames]
     if sizes["image_size"] is None:

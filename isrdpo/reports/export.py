@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from isrdpo.core import records
-from isrdpo.core.clips import find_clip
 from isrdpo.core.errors import MissingStage, RunError
 from isrdpo.core.folders import atomic_folder, display_path
 from isrdpo.core.hub_ids import is_hub_id
@@ -46,7 +45,7 @@ def export_preferences(run: Run, t: int, target: Path, form: str, copy_videos: b
     _require_new_folder(target)
     with atomic_folder(target) as folder:
         if copy_videos:
-            _copy_videos((pair.video for pair in pairs), videos, folder / "videos")
+            _copy_videos((pair.video for pair in pairs), run, folder / "videos")
         FORMATS[form].write(Export(run, t, pairs, folder, videos, copy_videos))
     paths = "copied into videos/" if copy_videos else f"named as below {videos}"
     note = ""
@@ -62,11 +61,11 @@ def _require_new_folder(target: Path) -> None:
         raise RunError(f"{where}: something is there already; give a new or empty folder as --to")
 
 
-def _copy_videos(names: Iterable[str], source: Path, target: Path) -> None:
+def _copy_videos(names: Iterable[str], run: Run, target: Path) -> None:
     """Copy each clip once, under the name that rows have for it."""
     unique_names = list(dict.fromkeys(names))
     for name in progress_bar(unique_names, len(unique_names), "videos"):
-        clip = find_clip(source, name)
+        clip = run.clip(name)
         place = target / name
         place.parent.mkdir(parents=True, exist_ok=True)
         if clip.is_dir():

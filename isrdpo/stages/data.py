@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isrdpo.core import records
-from isrdpo.core.clips import find_clip
+from isrdpo.core.clips import find_clip, link_boundary, videos_folder
 from isrdpo.core.errors import RunError, VideoError
 from isrdpo.core.folders import resolve
 from isrdpo.core.params import Params
@@ -223,19 +223,21 @@ def decodable_samples(stage: Stage, samples: list[Sample], root: Path) -> list[S
 
     Each distinct video is tried once, and has one name afterwards, however the rows spell it.
     """
+    params = stage.params
+    boundary = link_boundary(params.data)
     names = list(dict.fromkeys(sample.video for sample in samples))
     paths: dict[str, Path] = {}
     causes: dict[str, tuple[str, str]] = {}
     decoded: set[Path] = set()
     for name in progress_bar(names, len(names), f"iteration {stage.t}: videos"):
         try:
-            path = find_clip(root, name)
+            path = find_clip(root, name, boundary)
         except VideoError as error:
             causes[name] = ("missing video", str(error))
             continue
         try:
             if path not in decoded:
-                video.read_clip(path, FRAMES, stage.params.video.span)
+                video.read_clip(path, FRAMES, params.video.span, video.decode_limits(params))
                 decoded.add(path)
             paths[name] = path
         except VideoError as error:
@@ -291,8 +293,8 @@ def inspect(params: Params) -> Overview:
 def _inspect_iteration(overview: Overview, params: Params, t: int, use: str) -> None:
     """Add the rows of one iteration to an overview, counted under `use`."""
     data = params.data
-    is_benchmark = t == 0 and data.benchmark != "none"
-    root = resolve(data.path) / (data.test if is_benchmark else data.videos)
+    root = videos_folder(data, held_out=t == 0)
+    boundary = link_boundary(data)
     paths: dict[str, Path | VideoError] = {}
     overview.counts[use] = 0
     for source in iteration_sources(params, t):
@@ -302,7 +304,7 @@ def _inspect_iteration(overview: Overview, params: Params, t: int, use: str) -> 
                 overview.bad.setdefault(row.cause, []).append(f"{row.id}: {row.detail}")
                 continue
             if row.video not in paths:
-                paths[row.video] = _clip_or_error(root, row.video)
+                paths[row.video] = _clip_or_error(root, row.video, boundary)
             path = paths[row.video]
             if isinstance(path, VideoError):
                 overview.bad.setdefault("missing video", []).append(f"{row.id}: {path}")
@@ -312,9 +314,9 @@ def _inspect_iteration(overview: Overview, params: Params, t: int, use: str) -> 
                 overview.train.append(row)
 
 
-def _clip_or_error(root: Path, name: str) -> Path | VideoError:
+def _clip_or_error(root: Path, name: str, boundary: Path) -> Path | VideoError:
     try:
-        return find_clip(root, name)
+        return find_clip(root, name, boundary)
     except VideoError as error:
         return error
 

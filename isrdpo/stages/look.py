@@ -135,7 +135,9 @@ def heat_maps(stage: Stage, policy: "LocalPolicy", sample: Sample, row: Response
         stage.bad(sample.id, error.cause, str(error))
         return []
     path = stage.run.clip(sample.video)
-    clip = video.read_clip(path, policy.processor.frames, stage.params.video.span)
+    clip = video.read_clip(
+        path, policy.processor.frames, stage.params.video.span, video.decode_limits(stage.params)
+    )
     pixels = policy.processor.pixels(clip.frames)
     blank = pixels.flatten(2).median(-1).values[..., None, None].expand_as(pixels)
     rows = []

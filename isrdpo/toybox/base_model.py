@@ -61,7 +61,7 @@ def clip_pixels(recipe: Recipe, scenes: list[Scene], folder: Path, processor: ho
 
     def read_pixels(name: str) -> Tensor:
         """One clip: float16 [T, 3, S, S]."""
-        return processor.pixels(video.read_clip(folder / name, recipe.frames).frames).half()
+        return processor.pixels(video.read_clip(folder / name, recipe.frames, limits=None).frames).half()
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return torch.stack(list(pool.map(read_pixels, names)))
