@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from isrdpo.core import prompts, records
+from isrdpo.core import prompts, readiness, records
 from isrdpo.core.errors import RunError, VideoError
 from isrdpo.core.folders import checkpoint_path, nearest_folder, resolve
 from isrdpo.core.hub_ids import is_hub_id
@@ -58,6 +58,7 @@ def inspect(params: Params) -> Findings:
     lines.append(f"model: {weights.origin}, {format_size(weights.size)} of weights")
     if params.iterations:
         lines.append(training_memory(params, weights.size))
+    problems += readiness.obstacles(params) + check_adapter(params)
     problems += [problem for problem in (weights.problem, scorers.missing_setting(params.score)) if problem]
     needed, detail = disk_space(params, weights.size)
     free = shutil.disk_usage(nearest_folder(resolve(params.run))).free
@@ -96,7 +97,11 @@ def _check_data(params: Params) -> Findings:
             f"mend them, or raise max_bad_share"
         )
     pairs = check_pairs(params, overview.train)
-    return Findings(lines + pairs.lines + check_lengths(params, overview.train), problems + pairs.problems)
+    lengths = check_lengths(params, overview.train)
+    return Findings(
+        lines + pairs.lines + lengths.lines,
+        problems + pairs.problems + lengths.problems,
+    )
 
 
 def _bad_line(cause: str, details: Sequence[str]) -> str:
@@ -182,15 +187,16 @@ class TrainingText:
         return measure(self.prompt) + max(map(measure, self.answers))
 
 
-def check_lengths(params: Params, samples: Sequence[Sample]) -> list[str]:
+def check_lengths(params: Params, samples: Sequence[Sample]) -> Findings:
     """Count the rows that are longer than `train.max_length` lets a pair be; a line, or none without answers.
+    It is a problem where all of them are.
 
     A row counts with the longer of its pair, else with its answer. Judges other than `given` train on answers
     of the policy's own, which are not known yet.
     """
     texts = [text for sample in samples if (text := _training_text(sample))]
     if not texts:
-        return []
+        return Findings([], [])
     limit = params.train.max_length
     # a token is at least a byte, so most rows need no tokenizer
     long_texts = [text for text in texts if text.length(_byte_count) + MARGIN > limit]
@@ -199,7 +205,9 @@ def check_lengths(params: Params, samples: Sequence[Sample]) -> list[str]:
     if long_texts:
         count, method = token_counter(params)
         over = sum(text.length(count) + 2 > limit for text in long_texts)  # begin and end are a token each
-    return [f"longer than train.max_length={limit} with their answers: {over} of {len(texts)} ({method})"]
+    line = f"longer than train.max_length={limit} with their answers: {over} of {len(texts)} ({method})"
+    problem = f"train.max_length: {limit} leaves none of {len(texts)} rows to train on; raise it"
+    return Findings([line], [problem] if over == len(texts) and params.iterations else [])
 
 
 def _training_text(sample: Sample) -> TrainingText | None:
@@ -267,6 +275,23 @@ def find_weights(params: Params) -> Weights:
         f"model.path: {path} is neither toybox, a folder, nor a hub id such as ShareGPTVideo/LLaVA-Hound-SFT"
     )
     return Weights(0, path, problem)
+
+
+def check_adapter(params: Params) -> list[str]:
+    """Compare the adapter's rank with the width of the language model, where the folder says it."""
+    config = resolve(checkpoint_path(params.model.path)) / "config.json"
+    if params.train.method != "lora" or not config.is_file():
+        return []
+    try:
+        values = records.read_json(config)
+        width = values.get("text_config", values).get("hidden_size")
+    except (ValueError, AttributeError):  # loading it says what is wrong with it
+        return []
+    if type(width) is not int or params.train.lora_r <= width:
+        return []
+    return [
+        f"train.lora_r: {params.train.lora_r} is more than the model's width {width}; give a smaller rank"
+    ]
 
 
 def disk_space(params: Params, weights: float) -> tuple[float, str]:

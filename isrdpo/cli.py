@@ -6,9 +6,10 @@ Nothing heavy is imported before a command needs it, so `--help` and a finished 
 """
 
 import sys
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click import argument, option
@@ -16,6 +17,9 @@ from click import argument, option
 import isrdpo
 from isrdpo.core.errors import IsrdpoError, RunError, is_expected, message_of
 from isrdpo.core.folders import display_path, resolve
+
+if TYPE_CHECKING:
+    from isrdpo.core.params import Params
 
 INTERRUPTED = 130  # a shell's exit code after Ctrl-C
 FORMATS = click.Choice(["llava-hound", "hf", "llama-factory", "ms-swift"])
@@ -40,8 +44,13 @@ def main(arguments: list[str] | None = None) -> None:
         if not is_expected(error):
             raise
         for line in message_of(error).splitlines():
-            print(f"isrdpo: {line}", file=sys.stderr)
+            print(f"isrdpo: {_without_controls(line)}", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, IsrdpoError) else 1)
+
+
+def _without_controls(line: str) -> str:
+    """Escape what a terminal would obey, which a file's name or a server's reply may hold."""
+    return "".join(letter if unicodedata.category(letter) != "Cc" else repr(letter)[1:-1] for letter in line)
 
 
 def _usage_line(error: click.ClickException) -> str:
@@ -50,7 +59,7 @@ def _usage_line(error: click.ClickException) -> str:
     command = context.command_path if context else "isrdpo"
     text = " ".join(error.format_message().split())
     stop = "" if text.endswith((".", "?")) else "."
-    return f"{command}: {text}{stop} See `{command} --help`."
+    return f"{command}: {_without_controls(text)}{stop} See `{command} --help`."
 
 
 class InOrder(click.Group):
@@ -124,15 +133,25 @@ def run_command(preset: str, overrides: tuple[str, ...], stages: bool, redo: boo
     from isrdpo import loop
     from isrdpo.core import params
     from isrdpo.core.runs import Run
-    from isrdpo.scoring import scorers
 
     settings = params.load(preset_path(preset), overrides)
-    if problem := scorers.missing_setting(settings.score):
-        raise RunError(problem)  # before hours of work, not after
+    _require_ready([settings])
     run = Run.create(settings, redo=redo)
     loop.run_loop(run, stages_only=stages)
     print(loop.summary_table(run.folder / "summary.csv"))
     print(f"\nreport: {run.folder / 'report.html'}")
+
+
+def _require_ready(settings: Iterable["Params"]) -> None:
+    """Raise RunError for what would stop these runs on this machine: before hours of work, not after."""
+    from isrdpo.core import readiness
+    from isrdpo.scoring import scorers
+
+    problems: dict[str, None] = {}
+    for one in settings:
+        problems |= dict.fromkeys([*readiness.obstacles(one), scorers.missing_setting(one.score)])
+    if text := "\n".join(filter(None, problems)):
+        raise RunError(text)
 
 
 @commands.command()
@@ -164,6 +183,7 @@ def study_command(file: str, overrides: tuple[str, ...], seeds: int | None, arms
     from isrdpo.core.folders import hold_lock
 
     plan = study.load(preset_path(file), seeds, overrides, arms.split(",") if arms else [])
+    _require_ready(cell.params for cell in plan.cells)
     plan.folder.mkdir(parents=True, exist_ok=True)
     with hold_lock(plan.folder / ".lock"):
         runs = study.run_study(plan, redo)
@@ -201,11 +221,13 @@ def benchmark_command(preset: str, overrides: tuple[str, ...], clips: int, repea
 
     The calls are those about the same video. The page shows each case's times, apart and shared.
     """
-    from isrdpo.core import params
+    from isrdpo.core import params, readiness
     from isrdpo.reports import notebooks
 
     path = preset_path(preset)
-    params.load(path, overrides)  # so that this command, not a notebook, says what is wrong
+    settings = params.load(path, overrides)  # so that this command, not a notebook, says what is wrong
+    if problem := readiness.missing_device(settings.model.device):
+        raise RunError(problem)
     print(f"benchmark: {notebooks.write_benchmark(path, list(overrides), clips, repeats, resolve(target))}")
 
 

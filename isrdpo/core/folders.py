@@ -34,10 +34,17 @@ def project_root() -> Path:
 def resolve(path: str | Path) -> Path:
     """The absolute path of what a user gives.
 
-    A relative one counts from the project's root, since kernels start in notebooks/.
+    A relative one counts from the project's root, since kernels start in notebooks/. Raises RunError for
+    what can be no path.
     """
-    path = Path(path).expanduser()
-    return path.resolve() if path.is_absolute() else (project_root() / path).resolve()
+    try:
+        path = Path(path).expanduser()
+        return path.resolve() if path.is_absolute() else (project_root() / path).resolve()
+    except RuntimeError:
+        user = Path(path).parts[0]
+        raise RunError(f"{path}: {user} is no user's folder; write the path out, or ./{path}") from None
+    except ValueError as error:  # a null character, half of a surrogate pair
+        raise RunError(f"{str(path)!r}: no path ({error})") from None
 
 
 def display_path(path: Path) -> str:

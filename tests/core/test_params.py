@@ -97,9 +97,9 @@ def test_yaml_has_no_surprises() -> None:
         ("s: {x: 1, x: 2}", "here, line 1: x is given twice; keep one"),
         ("? [a]\n: 1", "here: a key must be a word"),
         ("a: &x [1]\nb: *x", "here, line 2: *x is an alias; write the value out"),
-        ("[" * 3000 + "]" * 3000, "here: not YAML (nested too deeply)"),
+        ("[" * 3000 + "]" * 3000, "here, line 1: not YAML (nested too deeply)"),
         ("a: [1", "here, line 1: not YAML"),
-        ("a: !!python/object:os.system {}", "here, line 1: not YAML"),
+        ("a: !!python/object:os.system {}", "here, line 1: !!python/object:os.system is a tag; write the plain value"),
     ):
         with pytest.raises(strict_yaml.YamlError, match=re.escape(says)):
             strict_yaml.parse(text, "here")
