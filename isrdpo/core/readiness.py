@@ -5,7 +5,6 @@ These are no errors of the parameters: a run that was made on another machine op
 """
 
 import difflib
-from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 

@@ -291,12 +291,13 @@ def main() -> None:
     if len(sys.argv) != 3:
         sys.exit(USAGE)
     from isrdpo.reports import arm_plots
+    from isrdpo.reports.panels import save
 
     table = pd.read_csv(sys.argv[1])
     table = table[table["arm"].map(without_controls) == table["arm"]]
     table = table.sort_values("arm", key=lambda arms: arms.map(arm_order), kind="stable")
     panels = [(curves(table, name), name, arm_plots.COMPARED[name].label) for name in MEASURES]
-    arm_plots.study(panels).savefig(sys.argv[2], dpi=130, metadata={"Software": None})
+    save(arm_plots.study(panels), sys.argv[2], dpi=130, metadata={"Software": None})
 
 
 if __name__ == "__main__":
