@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from isrdpo.core.params import Params
 
 INTERRUPTED = 130  # a shell's exit code after Ctrl-C
+AT_LEAST_ONE = click.IntRange(1, 1_000_000)
+ITERATION = click.IntRange(0, 99)
 FORMATS = click.Choice(["llava-hound", "hf", "llama-factory", "ms-swift"])
 
 
@@ -110,7 +112,7 @@ preset_argument = argument("preset", metavar="PARAMS", help="a preset, such as p
 run_argument = argument("run_dir", metavar="RUN", help="the run's folder")
 run_option = option("--run", "run_dir", required=True, metavar="RUN", help="the run's folder")
 ITERATION_HELP = "1 to N; 0: the base and the evaluation set"
-iteration_option = option("--iteration", type=int, required=True, metavar="N", help=ITERATION_HELP)
+iteration_option = option("--iteration", type=ITERATION, required=True, metavar="N", help=ITERATION_HELP)
 REDO_HELP = "where parameters changed, do again what was made under the old ones"
 redo_flag = option("--redo", is_flag=True, help=REDO_HELP)
 
@@ -174,7 +176,7 @@ def check_command(preset: str, overrides: tuple[str, ...]) -> None:
 @commands.command()
 @argument("file", metavar="STUDY", help="such as params/study.yaml")
 @overrides_argument("for every run, such as iterations=2")
-@option("--seeds", type=int, metavar="N", help="only the first N seeds of each arm")
+@option("--seeds", type=AT_LEAST_ONE, metavar="N", help="only the first N seeds of each arm")
 @option("--arms", default="", metavar="ARM,ARM", help="only these arms")
 @redo_flag
 def study_command(file: str, overrides: tuple[str, ...], seeds: int | None, arms: str, redo: bool) -> None:
@@ -213,8 +215,8 @@ def _print_comparison(folders: list[Path], target: Path) -> None:
 @commands.command()
 @preset_argument
 @overrides_argument("such as model.path=FOLDER")
-@option("--clips", type=int, default=16, metavar="N", help="clips per call")
-@option("--repeats", type=int, default=7, metavar="N", help="turns per case")
+@option("--clips", type=AT_LEAST_ONE, default=16, metavar="N", help="clips per call")
+@option("--repeats", type=AT_LEAST_ONE, default=7, metavar="N", help="turns per case")
 @option("--to", "target", default="outputs/benchmark", metavar="FOLDER", help="where the page goes")
 def benchmark_command(preset: str, overrides: tuple[str, ...], clips: int, repeats: int, target: str) -> None:
     """Time what sharing work between calls saves: notebook 07.
@@ -264,7 +266,7 @@ def stage_command(stage: str, run_dir: str, iteration: int) -> None:
 @commands.command()
 @argument("what", metavar="RUN|FILE", help="a run's folder, or a prediction file (with --test and --to)")
 @overrides_argument("such as score.scorer=openai score.model=gpt-4o-mini (score. may be left out)")
-@option("--iteration", type=int, metavar="N", help="of a run: 0 (the base) to N")
+@option("--iteration", type=ITERATION, metavar="N", help="of a run: 0 (the base) to N")
 @option("--test", metavar="SET.qa.jsonl", help="the test file that a prediction file answers")
 @option("--to", "target", metavar="FOLDER", help="where the scores of one or more prediction files go")
 @option("--dry-run", is_flag=True, help="only estimate the requests that it takes, their tokens and dollars")
@@ -393,7 +395,7 @@ def fetch_command(what: str, overrides: tuple[str, ...], target: str | None, yes
 
 @commands.command()
 @run_argument
-@option("--iteration", type=int, required=True, metavar="N", help="1 to N")
+@option("--iteration", type=ITERATION, required=True, metavar="N", help="1 to N")
 @option("--to", "target", required=True, metavar="FOLDER", help="a new or empty folder")
 @option("--format", "layout", type=FORMATS, help="of the preferences")
 @option("--policy", is_flag=True, help="the trained policy instead of preferences")
