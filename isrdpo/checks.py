@@ -14,20 +14,16 @@ from typing import NamedTuple
 
 from isrdpo.core import prompts, readiness, records
 from isrdpo.core.errors import RunError, VideoError
-from isrdpo.core.folders import checkpoint_path, nearest_folder, resolve
-from isrdpo.core.hub_ids import is_hub_id
+from isrdpo.core.folders import checkpoint_path, nearest_folder, require_free_folder, resolve
 from isrdpo.core.judges import JUDGES
 from isrdpo.core.params import Params
 from isrdpo.core.progress import format_size, progress_bar
 from isrdpo.core.records import Sample
 from isrdpo.formats import video
+from isrdpo.models import sizes
 from isrdpo.scoring import scorers
 from isrdpo.stages import data, train
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # per parameter, by model.dtype
-QUANTIZED_BYTES = {"8bit": 1, "4bit": 0.5}  # per parameter, by model.quantize
-FULL_TRAINING_BYTES = 20  # per parameter, in float32: weights, gradients, two moments of AdamW, reference
-SEVEN_B = 7_000_000_000  # parameters assumed of a model on the hub, whose files are not at hand
 SAMPLED = 4000  # distinct clips whose headers are read, at most
 THREADS = 8  # that read headers
 CHARACTERS = 4  # per token, where there is no tokenizer: English under common vocabularies
@@ -42,26 +38,23 @@ class Findings(NamedTuple):
     problems: list[str]
 
 
-@dataclass(frozen=True)
-class Weights:
-    """A checkpoint before it is loaded: bytes of its weights, where they come from, and what is wrong."""
-
-    size: float
-    origin: str
-    problem: str = ""
-
-
 def inspect(params: Params) -> Findings:
     """Check the data, the model, the scorer and the disk of a run. Writes nothing."""
     lines, problems = _check_data(params)
-    weights = find_weights(params)
+    weights = sizes.find_weights(params)
     lines.append(f"model: {weights.origin}, {format_size(weights.size)} of weights")
     if params.iterations:
-        lines.append(training_memory(params, weights.size))
-    problems += readiness.obstacles(params) + check_adapter(params)
+        lines.append(sizes.training_memory(params, weights.size))
+    problems += readiness.obstacles(params) + sizes.check_adapter(params)
     problems += [problem for problem in (weights.problem, scorers.missing_setting(params.score)) if problem]
     needed, detail = disk_space(params, weights.size)
-    free = shutil.disk_usage(nearest_folder(resolve(params.run))).free
+    folder = resolve(params.run)
+    if not (folder / "params.yaml").exists():
+        try:
+            require_free_folder(folder)
+        except RunError as error:
+            problems.append(str(error))
+    free = shutil.disk_usage(nearest_folder(folder)).free
     lines.append(f"space: about {format_size(needed)} ({detail}); {format_size(free)} free")
     if needed > free:
         problems.append(
@@ -257,43 +250,6 @@ def _estimated_tokens(text: str) -> int:
     return math.ceil(len(text) / CHARACTERS)
 
 
-def find_weights(params: Params) -> Weights:
-    """Look for the weights of `model.path`: in a folder, else assumed of a model on the hub."""
-    path = params.model.path
-    folder = resolve(checkpoint_path(path))
-    if folder.is_dir():
-        files = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
-        size = sum(file.stat().st_size for file in files)
-        problem = f"model.path: {path} holds no weights (*.safetensors or pytorch_model*.bin)"
-        return Weights(size, path, "" if size else problem)
-    if path == "toybox":
-        problem = f"{folder}: the base model that ships with the package is missing; install the package anew"
-        return Weights(0, path, problem)
-    if is_hub_id(path):
-        return Weights(SEVEN_B * BYTES[params.model.dtype], f"{path} from the hub, taken as 7 B")
-    problem = (
-        f"model.path: {path} is neither toybox, a folder, nor a hub id such as ShareGPTVideo/LLaVA-Hound-SFT"
-    )
-    return Weights(0, path, problem)
-
-
-def check_adapter(params: Params) -> list[str]:
-    """Compare the adapter's rank with the width of the language model, where the folder says it."""
-    config = resolve(checkpoint_path(params.model.path)) / "config.json"
-    if params.train.method != "lora" or not config.is_file():
-        return []
-    try:
-        values = records.read_json(config)
-        width = values.get("text_config", values).get("hidden_size")
-    except (ValueError, AttributeError):  # loading it says what is wrong with it
-        return []
-    if type(width) is not int or params.train.lora_r <= width:
-        return []
-    return [
-        f"train.lora_r: {params.train.lora_r} is more than the model's width {width}; give a smaller rank"
-    ]
-
-
 def disk_space(params: Params, weights: float) -> tuple[float, str]:
     """Return the bytes that a run takes on disk, and what they are.
 
@@ -305,20 +261,3 @@ def disk_space(params: Params, weights: float) -> tuple[float, str]:
     policies = min(train.kept_policies(params) + 1, params.iterations)
     checkpoint = weights * OPTIMIZER if params.train.method == "full" else weights // 10
     return policies * weights + weights + 2 * checkpoint, f"{policies} policies and trainer checkpoints"
-
-
-def training_memory(params: Params, weights: float) -> str:
-    """Say what training holds on its one device, activations aside. `weights` is in bytes.
-
-    Full training holds FULL_TRAINING_BYTES per parameter; LoRA holds the base, and as much for its adapter,
-    which is small.
-    """
-    dtype = BYTES[params.model.dtype]
-    parameters = weights / dtype
-    if params.train.method == "full":
-        size = parameters * FULL_TRAINING_BYTES
-        detail = "weights, gradients, two moments, reference in float32); activations on top"
-    else:
-        size = parameters * QUANTIZED_BYTES.get(params.model.quantize, dtype)
-        detail = "the frozen base); its adapter and activations on top"
-    return f"training memory: about {format_size(size)} on one device ({detail}"

@@ -37,6 +37,8 @@ def resolve(path: str | Path) -> Path:
     A relative one counts from the project's root, since kernels start in notebooks/. Raises RunError for
     what can be no path.
     """
+    if path == "":
+        raise RunError("an empty path; give a folder or a file")
     try:
         path = Path(path).expanduser()
         return path.resolve() if path.is_absolute() else (project_root() / path).resolve()
@@ -69,10 +71,13 @@ def nearest_folder(path: Path) -> Path:
 
 
 def create_run_folder(folder: Path) -> None:
-    """Make a folder for a run.
+    """Make a folder for a run. Raises RunError as `require_free_folder` does."""
+    require_free_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
 
-    Raises RunError where the folder holds files of something else, which a stage could remove.
-    """
+
+def require_free_folder(folder: Path) -> None:
+    """Raise RunError where a new run's folder holds files of something else, which a stage could remove."""
     if folder.is_file():
         raise RunError(f"{display_path(folder)}: a file, not a folder; give a new or empty folder as run=...")
     others = [p.name for p in folder.iterdir() if not p.name.startswith(".")] if folder.is_dir() else []
@@ -82,7 +87,6 @@ def create_run_folder(folder: Path) -> None:
         raise RunError(
             f"{display_path(folder)}: not a run (it holds {names}); give a new or empty folder as run=..."
         )
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager

@@ -107,6 +107,8 @@ def read_file(path: Path) -> dict:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], 1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise ParamsError(f"{path}: no such preset{hint}")
+    if path.stat().st_size > 4 * strict_yaml.MAX_CHARACTERS:  # UTF-8 takes at most 4 bytes for each
+        raise ParamsError(f"{path}: more than the {strict_yaml.MAX_CHARACTERS} characters that are read")
     try:
         values = strict_yaml.parse(path.read_text(encoding="utf-8"), str(path))
     except strict_yaml.YamlError as error:
@@ -255,9 +257,9 @@ def _messages(error: ValidationError, values: dict) -> dict[str, str]:
         elif problem["type"] == "model_type":
             messages[key] = f"{key} is a section; give {key}.<key>"
         else:
-            expected, _, limit = _expected(section.model_fields[name], value).partition("; at most ")
-            too_large = limit and problem["type"] == "less_than_equal"
-            reason = f"too large; at most {limit}" if too_large else f"not {expected}"
+            too_large = problem["type"] == "less_than_equal"
+            reason = _limit(section.model_fields[name]) if too_large else ""
+            reason = reason or f"not {_expected(section.model_fields[name], value)}"
             messages[key] = f"{key}: {printable(value)} is {reason}"
     return messages
 
@@ -270,10 +272,22 @@ def _expected(field: FieldInfo, value: Any) -> str:
         choices = [_yaml_word(choice) for choice in get_args(field.annotation)]
         near = difflib.get_close_matches(str(value), choices, 1, 0.4)
         return f"one of {', '.join(choices)}" + (f"; did you mean {near[0]}?" if near else "")
+    expected = _description(field).partition("; at most ")[0]
+    return expected if field.description else f"{expected}, or null"
+
+
+def _limit(field: FieldInfo) -> str:
+    """Say what is the most that a field takes, and why; empty where its description does not."""
+    limit = _description(field).partition("; at most ")[2]
+    return f"too large; at most {limit}" if limit else ""
+
+
+def _description(field: FieldInfo) -> str:
+    """The description of a field, or of the type that it may have beside null."""
     if field.description:
         return field.description
     inner = [kind for kind in get_args(field.annotation) if kind is not type(None)]
-    return f"{get_args(inner[0])[-1].description}, or null"
+    return get_args(inner[0])[-1].description
 
 
 def _yaml_word(value: Any) -> str:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePath
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from isrdpo.core import prompts
 from isrdpo.core.judges import JUDGES
@@ -128,8 +129,17 @@ def _data_rules(data: Data) -> Iterator[str]:
         yield f"data.source: {printable(unknown[0])} is not one of {', '.join(SOURCES)}"
 
 
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        is_whole = parts.hostname is not None and parts.port != 0  # a port that is no number raises, too
+    except ValueError:
+        return False
+    return is_whole and parts.scheme in ("http", "https") and not re.search(r"\s", text)
+
+
 def _score_rules(score: Score) -> Iterator[str]:
-    if score.base_url is not None and not re.match(r"https?://[^/]", score.base_url):
+    if score.base_url is not None and not _is_address(score.base_url):
         yield (
             f"score.base_url: {printable(score.base_url)} is not an address; "
             f"give one such as http://localhost:8000/v1"
