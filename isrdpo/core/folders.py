@@ -93,8 +93,11 @@ def require_free_folder(folder: Path) -> None:
 def atomic_file(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to.
 
-    It is flushed to disk and renamed to `path` when the block ends well, else removed.
+    It is flushed to disk and renamed to `path` when the block ends well, else removed. Raises RunError where
+    `path` is a folder or a device, which must not be replaced.
     """
+    if path.exists() and not path.is_file():
+        raise RunError(f"{display_path(path)}: not a file, so nothing is written there; give another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -24,7 +24,7 @@ def length_controls(results: pd.DataFrame, groups: Mapping[str, Sequence[str]], 
             rows = results[results["arm"].isin(family)]
             caption = f"{arm} with and without length controls"
             captions = {name: f"{caption}: {name}." for name in differences.MEASURES}
-            panels += _panels(rows, captions, target, f"controls_{_file_word(arm)}_")
+            panels += _panels(rows, captions, target, f"controls_{file_word(arm)}_")
     return html.row(*panels)
 
 
@@ -42,7 +42,7 @@ def _panels(results: pd.DataFrame, captions: Mapping[str, str], target: Path, pr
     return panels
 
 
-def _file_word(arm: str) -> str:
+def file_word(arm: str) -> str:
     """An arm's name as a part of a file's: a word as it stands, else its letters and a checksum."""
     if re.fullmatch(r"\w{1,60}", arm, re.ASCII):
         return arm
