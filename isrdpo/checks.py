@@ -199,7 +199,7 @@ def check_lengths(params: Params, samples: Sequence[Sample]) -> Findings:
         count, method = token_counter(params)
         over = sum(text.length(count) + 2 > limit for text in long_texts)  # begin and end are a token each
     line = f"longer than train.max_length={limit} with their answers: {over} of {len(texts)} ({method})"
-    problem = f"train.max_length: {limit} leaves none of {len(texts)} rows to train on; raise it"
+    problem = f"train.max_length: {limit} leaves no row to train on, all {len(texts)} are longer; raise it"
     return Findings([line], [problem] if over == len(texts) and params.iterations else [])
 
 

@@ -164,4 +164,4 @@ def test_what_will_stop_the_run_is_said_all_at_once(tmp_path: Path) -> None:
 def test_a_limit_that_leaves_no_row_is_a_problem(own_data: Callable) -> None:
     folder, _ = own_data([GOOD])
     _, problems = inspect(folder, "train.max_length=3")
-    assert problems.startswith("train.max_length: 3 leaves none of 2 rows to train on")
+    assert problems.startswith("train.max_length: 3 leaves no row to train on, all 1 are longer")

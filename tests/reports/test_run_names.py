@@ -51,7 +51,7 @@ def test_other_data_and_another_base_are_not_pooled(make_run: Callable, own_data
     folder, _ = own_data([row])
     runs = [make_run("toybox"), make_run("own", "seed=1", f"data={folder}")]
     assert run_names.arm_names(runs) == ["isr (toybox)", "isr (own)"]
-    runs = [make_run("mine"), make_run("base", "seed=1", "model.path=toybox")]
+    runs = [make_run("random"), make_run("shipped", "seed=1", "model.path=toybox")]
     assert run_names.arm_names(runs)[1] == "isr (model.path=toybox)"
 
 
