@@ -13,22 +13,18 @@ from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
-from isrdpo.core import prompts, records
+from isrdpo.core import prompts, readiness, records
 from isrdpo.core.errors import RunError, VideoError
-from isrdpo.core.folders import checkpoint_path, nearest_folder, resolve
-from isrdpo.core.hub_ids import is_hub_id
+from isrdpo.core.folders import checkpoint_path, nearest_folder, require_free_folder, resolve
 from isrdpo.core.judges import JUDGES
 from isrdpo.core.params import Params
 from isrdpo.core.progress import format_size, progress_bar
 from isrdpo.core.records import Sample
 from isrdpo.formats import video
+from isrdpo.models import sizes
 from isrdpo.scoring import scorers
 from isrdpo.stages import data, train
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # per parameter, by model.dtype
-QUANTIZED_BYTES = {"8bit": 1, "4bit": 0.5}  # per parameter, by model.quantize
-FULL_TRAINING_BYTES = 20  # per parameter, in float32: weights, gradients, two moments of AdamW, reference
-SEVEN_B = 7_000_000_000  # parameters assumed of a model on the hub, whose files are not at hand
 SAMPLED = 4000  # distinct clips whose headers are read, at most
 THREADS = 8  # that read headers
 CHARACTERS = 4  # per token, where there is no tokenizer: English under common vocabularies
@@ -43,25 +39,23 @@ class Findings(NamedTuple):
     problems: list[str]
 
 
-@dataclass(frozen=True)
-class Weights:
-    """A checkpoint before it is loaded: bytes of its weights, where they come from, and what is wrong."""
-
-    size: float
-    origin: str
-    problem: str = ""
-
-
 def inspect(params: Params) -> Findings:
     """Check the data, the model, the scorer and the disk of a run. Writes nothing."""
     lines, problems = _check_data(params)
-    weights = find_weights(params)
+    weights = sizes.find_weights(params)
     lines.append(f"model: {weights.origin}, {format_size(weights.size)} of weights")
     if params.iterations:
-        lines.append(training_memory(params, weights.size))
+        lines.append(sizes.training_memory(params, weights.size))
+    problems += readiness.obstacles(params) + sizes.check_adapter(params)
     problems += [problem for problem in (weights.problem, scorers.missing_setting(params.score)) if problem]
     needed, detail = disk_space(params, weights.size)
-    free = shutil.disk_usage(nearest_folder(resolve(params.run))).free
+    folder = resolve(params.run)
+    if not (folder / "params.yaml").exists():
+        try:
+            require_free_folder(folder)
+        except RunError as error:
+            problems.append(str(error))
+    free = shutil.disk_usage(nearest_folder(folder)).free
     lines.append(f"space: about {format_size(needed)} ({detail}); {format_size(free)} free")
     if needed > free:
         problems.append(
@@ -97,7 +91,11 @@ def _check_data(params: Params) -> Findings:
             f"mend them, or raise max_bad_share"
         )
     pairs = check_pairs(params, overview.train)
-    return Findings(lines + pairs.lines + check_lengths(params, overview.train), problems + pairs.problems)
+    lengths = check_lengths(params, overview.train)
+    return Findings(
+        lines + pairs.lines + lengths.lines,
+        problems + pairs.problems + lengths.problems,
+    )
 
 
 def _bad_line(cause: str, details: Sequence[str]) -> str:
@@ -189,15 +187,16 @@ class TrainingText:
         return measure(self.prompt) + max(map(measure, self.answers))
 
 
-def check_lengths(params: Params, samples: Sequence[Sample]) -> list[str]:
+def check_lengths(params: Params, samples: Sequence[Sample]) -> Findings:
     """Count the rows that are longer than `train.max_length` lets a pair be; a line, or none without answers.
+    It is a problem where all of them are.
 
     A row counts with the longer of its pair, else with its answer. Judges other than `given` train on answers
     of the policy's own, which are not known yet.
     """
     texts = [text for sample in samples if (text := _training_text(sample))]
     if not texts:
-        return []
+        return Findings([], [])
     limit = params.train.max_length
     # a token is at least a byte, so most rows need no tokenizer
     long_texts = [text for text in texts if text.length(_byte_count) + MARGIN > limit]
@@ -206,7 +205,9 @@ def check_lengths(params: Params, samples: Sequence[Sample]) -> list[str]:
     if long_texts:
         count, method = token_counter(params)
         over = sum(text.length(count) + 2 > limit for text in long_texts)  # begin and end are a token each
-    return [f"longer than train.max_length={limit} with their answers: {over} of {len(texts)} ({method})"]
+    line = f"longer than train.max_length={limit} with their answers: {over} of {len(texts)} ({method})"
+    problem = f"train.max_length: {limit} leaves no row to train on, all {len(texts)} are longer; raise it"
+    return Findings([line], [problem] if over == len(texts) and params.iterations else [])
 
 
 def _training_text(sample: Sample) -> TrainingText | None:
@@ -256,26 +257,6 @@ def _estimated_tokens(text: str) -> int:
     return math.ceil(len(text) / CHARACTERS)
 
 
-def find_weights(params: Params) -> Weights:
-    """Look for the weights of `model.path`: in a folder, else assumed of a model on the hub."""
-    path = params.model.path
-    folder = resolve(checkpoint_path(path))
-    if folder.is_dir():
-        files = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
-        size = sum(file.stat().st_size for file in files)
-        problem = f"model.path: {path} holds no weights (*.safetensors or pytorch_model*.bin)"
-        return Weights(size, path, "" if size else problem)
-    if path == "toybox":
-        problem = f"{folder}: the base model that ships with the package is missing; install the package anew"
-        return Weights(0, path, problem)
-    if is_hub_id(path):
-        return Weights(SEVEN_B * BYTES[params.model.dtype], f"{path} from the hub, taken as 7 B")
-    problem = (
-        f"model.path: {path} is neither toybox, a folder, nor a hub id such as ShareGPTVideo/LLaVA-Hound-SFT"
-    )
-    return Weights(0, path, problem)
-
-
 def disk_space(params: Params, weights: float) -> tuple[float, str]:
     """Return the bytes that a run takes on disk, and what they are.
 
@@ -287,20 +268,3 @@ def disk_space(params: Params, weights: float) -> tuple[float, str]:
     policies = min(train.kept_policies(params) + 1, params.iterations)
     checkpoint = weights * OPTIMIZER if params.train.method == "full" else weights // 10
     return policies * weights + weights + 2 * checkpoint, f"{policies} policies and trainer checkpoints"
-
-
-def training_memory(params: Params, weights: float) -> str:
-    """Say what training holds on its one device, activations aside. `weights` is in bytes.
-
-    Full training holds FULL_TRAINING_BYTES per parameter; LoRA holds the base, and as much for its adapter,
-    which is small.
-    """
-    dtype = BYTES[params.model.dtype]
-    parameters = weights / dtype
-    if params.train.method == "full":
-        size = parameters * FULL_TRAINING_BYTES
-        detail = "weights, gradients, two moments, reference in float32); activations on top"
-    else:
-        size = parameters * QUANTIZED_BYTES.get(params.model.quantize, dtype)
-        detail = "the frozen base); its adapter and activations on top"
-    return f"training memory: about {format_size(size)} on one device ({detail}"

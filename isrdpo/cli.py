@@ -6,9 +6,10 @@ Nothing heavy is imported before a command needs it, so `--help` and a finished 
 """
 
 import sys
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click import argument, option
@@ -17,7 +18,12 @@ import isrdpo
 from isrdpo.core.errors import IsrdpoError, RunError, is_expected, message_of
 from isrdpo.core.folders import display_path, resolve
 
+if TYPE_CHECKING:
+    from isrdpo.core.params import Params
+
 INTERRUPTED = 130  # a shell's exit code after Ctrl-C
+AT_LEAST_ONE = click.IntRange(1, 1_000_000)
+ITERATION = click.IntRange(0, 99)
 FORMATS = click.Choice(["llava-hound", "hf", "llama-factory", "ms-swift"])
 
 
@@ -40,8 +46,13 @@ def main(arguments: list[str] | None = None) -> None:
         if not is_expected(error):
             raise
         for line in message_of(error).splitlines():
-            print(f"isrdpo: {line}", file=sys.stderr)
+            print(f"isrdpo: {_without_controls(line)}", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, IsrdpoError) else 1)
+
+
+def _without_controls(line: str) -> str:
+    """Escape what a terminal would obey, which a file's name or a server's reply may hold."""
+    return "".join(letter if unicodedata.category(letter) != "Cc" else repr(letter)[1:-1] for letter in line)
 
 
 def _usage_line(error: click.ClickException) -> str:
@@ -50,7 +61,7 @@ def _usage_line(error: click.ClickException) -> str:
     command = context.command_path if context else "isrdpo"
     text = " ".join(error.format_message().split())
     stop = "" if text.endswith((".", "?")) else "."
-    return f"{command}: {text}{stop} See `{command} --help`."
+    return f"{command}: {_without_controls(text)}{stop} See `{command} --help`."
 
 
 class InOrder(click.Group):
@@ -101,7 +112,7 @@ preset_argument = argument("preset", metavar="PARAMS", help="a preset, such as p
 run_argument = argument("run_dir", metavar="RUN", help="the run's folder")
 run_option = option("--run", "run_dir", required=True, metavar="RUN", help="the run's folder")
 ITERATION_HELP = "1 to N; 0: the base and the evaluation set"
-iteration_option = option("--iteration", type=int, required=True, metavar="N", help=ITERATION_HELP)
+iteration_option = option("--iteration", type=ITERATION, required=True, metavar="N", help=ITERATION_HELP)
 REDO_HELP = "where parameters changed, do again what was made under the old ones"
 redo_flag = option("--redo", is_flag=True, help=REDO_HELP)
 
@@ -124,17 +135,27 @@ def run_command(preset: str, overrides: tuple[str, ...], stages: bool, redo: boo
     from isrdpo import loop
     from isrdpo.core import params
     from isrdpo.core.runs import Run
-    from isrdpo.scoring import scorers
 
     settings = params.load(preset_path(preset), overrides)
-    if problem := scorers.missing_setting(settings.score):
-        raise RunError(problem)  # before hours of work, not after
+    _require_ready([settings])
     run = Run.create(settings, redo=redo)
     loop.run_loop(run, stages_only=stages)
     print(loop.summary_table(run.folder / "summary.csv"))
     if warnings := loop.warning_lines(run):
         print(f"\n{warnings}")
     print(f"\nreport: {run.folder / 'report.html'}")
+
+
+def _require_ready(settings: Iterable["Params"]) -> None:
+    """Raise RunError for what would stop these runs on this machine: before hours of work, not after."""
+    from isrdpo.core import readiness
+    from isrdpo.scoring import scorers
+
+    problems: dict[str, None] = {}
+    for one in settings:
+        problems |= dict.fromkeys([*readiness.obstacles(one), scorers.missing_setting(one.score)])
+    if text := "\n".join(filter(None, problems)):
+        raise RunError(text)
 
 
 @commands.command()
@@ -157,7 +178,7 @@ def check_command(preset: str, overrides: tuple[str, ...]) -> None:
 @commands.command()
 @argument("file", metavar="STUDY", help="such as params/study.yaml")
 @overrides_argument("for every run, such as iterations=2")
-@option("--seeds", type=int, metavar="N", help="only the first N seeds of each arm")
+@option("--seeds", type=AT_LEAST_ONE, metavar="N", help="only the first N seeds of each arm")
 @option("--arms", default="", metavar="ARM,ARM", help="only these arms")
 @redo_flag
 def study_command(file: str, overrides: tuple[str, ...], seeds: int | None, arms: str, redo: bool) -> None:
@@ -166,6 +187,7 @@ def study_command(file: str, overrides: tuple[str, ...], seeds: int | None, arms
     from isrdpo.core.folders import hold_lock
 
     plan = study.load(preset_path(file), seeds, overrides, arms.split(",") if arms else [])
+    _require_ready(cell.params for cell in plan.cells)
     plan.folder.mkdir(parents=True, exist_ok=True)
     with hold_lock(plan.folder / ".lock"):
         runs = study.run_study(plan, redo)
@@ -195,19 +217,21 @@ def _print_comparison(folders: list[Path], target: Path) -> None:
 @commands.command()
 @preset_argument
 @overrides_argument("such as model.path=FOLDER")
-@option("--clips", type=int, default=16, metavar="N", help="clips per call")
-@option("--repeats", type=int, default=7, metavar="N", help="turns per case")
+@option("--clips", type=AT_LEAST_ONE, default=16, metavar="N", help="clips per call")
+@option("--repeats", type=AT_LEAST_ONE, default=7, metavar="N", help="turns per case")
 @option("--to", "target", default="outputs/benchmark", metavar="FOLDER", help="where the page goes")
 def benchmark_command(preset: str, overrides: tuple[str, ...], clips: int, repeats: int, target: str) -> None:
     """Time what sharing work between calls saves: notebook 07.
 
     The calls are those about the same video. The page shows each case's times, apart and shared.
     """
-    from isrdpo.core import params
+    from isrdpo.core import params, readiness
     from isrdpo.reports import notebooks
 
     path = preset_path(preset)
-    params.load(path, overrides)  # so that this command, not a notebook, says what is wrong
+    settings = params.load(path, overrides)  # so that this command, not a notebook, says what is wrong
+    if problem := readiness.missing_device(settings.model.device):
+        raise RunError(problem)
     print(f"benchmark: {notebooks.write_benchmark(path, list(overrides), clips, repeats, resolve(target))}")
 
 
@@ -244,7 +268,7 @@ def stage_command(stage: str, run_dir: str, iteration: int) -> None:
 @commands.command()
 @argument("what", metavar="RUN|FILE", help="a run's folder, or a prediction file (with --test and --to)")
 @overrides_argument("such as score.scorer=openai score.model=gpt-4o-mini (score. may be left out)")
-@option("--iteration", type=int, metavar="N", help="of a run: 0 (the base) to N")
+@option("--iteration", type=ITERATION, metavar="N", help="of a run: 0 (the base) to N")
 @option("--test", metavar="SET.qa.jsonl", help="the test file that a prediction file answers")
 @option("--to", "target", metavar="FOLDER", help="where the scores of one or more prediction files go")
 @option("--dry-run", is_flag=True, help="only estimate the requests that it takes, their tokens and dollars")
@@ -373,7 +397,7 @@ def fetch_command(what: str, overrides: tuple[str, ...], target: str | None, yes
 
 @commands.command()
 @run_argument
-@option("--iteration", type=int, required=True, metavar="N", help="1 to N")
+@option("--iteration", type=ITERATION, required=True, metavar="N", help="1 to N")
 @option("--to", "target", required=True, metavar="FOLDER", help="a new or empty folder")
 @option("--format", "layout", type=FORMATS, help="of the preferences")
 @option("--policy", is_flag=True, help="the trained policy instead of preferences")

@@ -7,7 +7,9 @@ notebooks. The runs of a study share clips, features and the base's evaluation.
 
 import difflib
 import itertools
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,9 +27,11 @@ from isrdpo.core.pipeline import STAGES, stage_key
 from isrdpo.core.progress import format_duration, format_time_left
 from isrdpo.core.provenance import cpu_count
 from isrdpo.core.runs import Run, is_complete
+from isrdpo.core.secrets import printable
 
 KEYS = ("preset", "run", "seeds", "parallel", "set", "arms")
 REQUIRED = ("preset", "run", "seeds", "arms")
+MOST_PARALLEL = 1000  # runs at a time
 POLL = 1.0  # seconds between looks at what is on disk
 
 
@@ -83,6 +87,9 @@ def _problems(raw: dict[str, Any], only: Sequence[str]) -> list[str]:
         if name not in KEYS:
             problems.append(f"there is no key {name}; known here: {', '.join(KEYS)}{_hint(name, KEYS)}")
     problems += [f"{name} is missing" for name in REQUIRED if name not in raw]
+    for name in ("preset", "run"):
+        if name in raw and not (isinstance(raw[name], str) and raw[name]):
+            problems.append(f"{name}: {printable(raw[name])} is not a path")
     arms = raw.get("arms") or {}
     if not isinstance(arms, dict) or not arms or not all(isinstance(keys, dict) for keys in arms.values()):
         problems.append(
@@ -90,11 +97,14 @@ def _problems(raw: dict[str, Any], only: Sequence[str]) -> list[str]:
             "isr: {} has none"
         )
         arms = {}
+    for arm in arms:
+        if not re.fullmatch(r"\w[\w.+-]*", arm):
+            problems.append(f"arms: {printable(arm)} is no word, and names a folder; give one such as isr")
     if not isinstance(raw.get("set") or {}, dict):
         problems.append("set maps keys to values, such as `iterations: 5`")
     parallel = raw.get("parallel", 1)
-    if not isinstance(parallel, int) or parallel < 1:
-        problems.append(f"parallel: {parallel!r} is not a number of runs")
+    if type(parallel) is not int or not 1 <= parallel <= MOST_PARALLEL:
+        problems.append(f"parallel: {printable(parallel)} is not a number of runs, 1 to {MOST_PARALLEL}")
     for name in only:
         if name not in arms:
             problems.append(f"there is no arm {name}; it has {', '.join(arms)}{_hint(name, arms)}")
@@ -112,7 +122,9 @@ def _cells_of_arm(
     """The runs of one arm, the first `count` of its seeds. Raises ParamsError."""
     seeds = keys.get("seeds", raw["seeds"])
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
-        raise params.ParamsError(f"seeds: {seeds!r} is not a list of whole numbers")
+        raise params.ParamsError(f"seeds: {printable(seeds)} is not a list of whole numbers")
+    if len(set(seeds)) < len(seeds):
+        raise params.ParamsError(f"seeds: {printable(seeds)} has one twice; each seed is a run of its own")
     values = (raw.get("set") or {}) | {name: value for name, value in keys.items() if name != "seeds"}
     texts = [f"{name}={_yaml_text(value)}" for name, value in values.items()]
     cells = []
@@ -123,10 +135,8 @@ def _cells_of_arm(
 
 
 def _yaml_text(value: Any) -> str:
-    """A YAML value as `key=value` takes it."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """A YAML value as `key=value` takes it: text in quotes, so that it stays text."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 @dataclass

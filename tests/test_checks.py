@@ -142,3 +142,26 @@ def test_the_memory_of_a_model_on_the_hub_is_that_of_7_b(
     lines, _ = inspect(folder, "model.path=some/model", "model.dtype=bfloat16", *overrides)
     assert "model: some/model from the hub, taken as 7 B, 14.0 GB of weights" in lines
     assert any(line.startswith(f"training memory: about {memory}") for line in lines), lines
+
+
+def test_what_will_stop_the_run_is_said_all_at_once(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("x")
+    settings = ["model.device=cuda:999", "train.report_to=wandbb", "respond.temperature=0"]
+    settings += [f"run={tmp_path / 'full'}", "train.method=lora", "train.lora_r=129"]
+    _, problems = checks.inspect(params.load(PRESET, settings))
+    for says in (
+        "model.device: cuda:999 is not here",
+        "train.report_to: 'wandbb' is not one of",
+        "respond.temperature: at 0 both responses are the same",
+        "train.lora_r: 129 is more than the model's width 128",
+        "full: not a run (it holds thesis.tex)",
+    ):
+        assert sum(says in problem for problem in problems) == 1, says
+    assert len(problems) == 5
+
+
+def test_a_limit_that_leaves_no_row_is_a_problem(own_data: Callable) -> None:
+    folder, _ = own_data([GOOD])
+    _, problems = inspect(folder, "train.max_length=3")
+    assert problems.startswith("train.max_length: 3 leaves no row to train on, all 1 are longer")

@@ -66,6 +66,8 @@ def test_the_version_is_the_packages() -> None:
         (["stage", "judge", "--run", "x"], "isrdpo stage: Missing option '--iteration'"),
         (["stage", "judge", "--run", "x", "--iteration", "one"], "'one' is not a valid integer"),
         (["stage", "judge", "--run", "x", "--iteration", "1", "more"], "unexpected extra argument (more)"),
+        (["stage", "judge", "--run", "x", "--iteration", "-1"], "-1 is not in the range 0<=x<=99"),
+        (["study", "params/study.yaml", "--seeds", "0"], "0 is not in the range"),
         (["report", "x", "--bundle"], "Option '--bundle' requires an argument"),
         (
             ["export", "x", "--iteration", "1", "--to", "y"],
@@ -113,6 +115,21 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(arguments: list[str], 
             ["notebook", "03", "--run", "outputs/nothing", "--iteration", "1", "method"],
             "isrdpo: method: not key=value\n",
         ),
+        (
+            ["check", "params/toybox.yaml", "run=~nobody-here/x"],
+            "isrdpo: ~nobody-here/x: ~nobody-here is no user's folder; write the path out",
+        ),
+        (
+            ["run", "params/toybox.yaml", "model.device=cuda:999", "train.report_to=wandbb"],
+            "isrdpo: model.device: cuda:999 is not here",
+        ),
+        (
+            ["run", "params/toybox.yaml", "\x1b[31m=1"],
+            "isrdpo: there is no key '\\x1b[31m'",
+        ),
+        (["report", "\x1b[31m"], "isrdpo: \\x1b[31m: no run here"),
+        (["compare", "params", "--to", ""], "isrdpo: params: no run here"),
+        (["report", ""], "isrdpo: an empty path; give a folder or a file"),
         (
             ["agreement", "here.jsonl", "there.jsonl"],
             "isrdpo: here.jsonl: No such file or directory\n",

@@ -187,3 +187,29 @@ def test_a_study_runs_resumes_and_names_what_failed(random_base: Path, tmp_path:
     assert "data.samples changed" in broken.stderr
     assert "Traceback" not in broken.stderr
     assert summary.table(compare.open_runs(str(runs / "isr-0"))[0])["iteration"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("preset: 3\nrun: r\nseeds: [0]\narms: {isr: {}}", "preset: 3 is not a path"),
+        ("preset: p\nrun: [1]\nseeds: [0]\narms: {isr: {}}", "run: [1] is not a path"),
+        ("preset: p\nrun: r\nseeds: [0]\narms: {../x: {}}", "arms: '../x' is no word, and names a folder"),
+        ("preset: p\nrun: r\nseeds: [0]\nparallel: true\narms: {isr: {}}", "parallel: True is not a number"),
+        ("preset: p\nrun: r\nseeds: [0, 0]\narms: {isr: {}}", "seeds: [0, 0] has one twice"),
+        ("preset: p\nrun: r\nseeds: {a: 0}\narms: {isr: {}}", "seeds: {'a': 0} is not a list"),
+    ],
+)
+def test_a_study_that_cannot_be_run_is_one_line(text: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(text)
+    with pytest.raises(params.ParamsError) as error:
+        study.load(tmp_path / "study.yaml")
+    assert says in str(error.value)
+
+
+def test_text_of_a_study_stays_text(tmp_path: Path) -> None:
+    text = "preset: params/toybox.yaml\nrun: r\nseeds: [0]\n"
+    text += "arms: {isr: {model.image_tower: '2e3', data.source: 'null', prompts.context: '\"Why?\"'}}"
+    (tmp_path / "study.yaml").write_text(text)
+    loaded = study.load(tmp_path / "study.yaml", overrides=["data.source=train"]).cells[0].params
+    assert (loaded.model.image_tower, loaded.prompts.context) == ("2e3", '"Why?"')

@@ -34,10 +34,19 @@ def project_root() -> Path:
 def resolve(path: str | Path) -> Path:
     """The absolute path of what a user gives.
 
-    A relative one counts from the project's root, since kernels start in notebooks/.
+    A relative one counts from the project's root, since kernels start in notebooks/. Raises RunError for
+    what can be no path.
     """
-    path = Path(path).expanduser()
-    return path.resolve() if path.is_absolute() else (project_root() / path).resolve()
+    if path == "":
+        raise RunError("an empty path; give a folder or a file")
+    try:
+        path = Path(path).expanduser()
+        return path.resolve() if path.is_absolute() else (project_root() / path).resolve()
+    except RuntimeError:
+        user = Path(path).parts[0]
+        raise RunError(f"{path}: {user} is no user's folder; write the path out, or ./{path}") from None
+    except ValueError as error:  # a null character, half of a surrogate pair
+        raise RunError(f"{str(path)!r}: no path ({error})") from None
 
 
 def display_path(path: Path) -> str:
@@ -62,10 +71,13 @@ def nearest_folder(path: Path) -> Path:
 
 
 def create_run_folder(folder: Path) -> None:
-    """Make a folder for a run.
+    """Make a folder for a run. Raises RunError as `require_free_folder` does."""
+    require_free_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
 
-    Raises RunError where the folder holds files of something else, which a stage could remove.
-    """
+
+def require_free_folder(folder: Path) -> None:
+    """Raise RunError where a new run's folder holds files of something else, which a stage could remove."""
     if folder.is_file():
         raise RunError(f"{display_path(folder)}: a file, not a folder; give a new or empty folder as run=...")
     others = [p.name for p in folder.iterdir() if not p.name.startswith(".")] if folder.is_dir() else []
@@ -75,15 +87,17 @@ def create_run_folder(folder: Path) -> None:
         raise RunError(
             f"{display_path(folder)}: not a run (it holds {names}); give a new or empty folder as run=..."
         )
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to.
 
-    It is flushed to disk and renamed to `path` when the block ends well, else removed.
+    It is flushed to disk and renamed to `path` when the block ends well, else removed. Raises RunError where
+    `path` is a folder or a device, which must not be replaced.
     """
+    if path.exists() and not path.is_file():
+        raise RunError(f"{display_path(path)}: not a file, so nothing is written there; give another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -19,10 +19,11 @@ from isrdpo.core.errors import IsrdpoError
 from isrdpo.core.folders import PACKAGE
 from isrdpo.core.rules import broken_rules
 from isrdpo.core.schema import (
-    Count,
     Data,
     Evaluate,
+    Iterations,
     Judge,
+    Line,
     Look,
     Model,
     Policies,
@@ -30,8 +31,8 @@ from isrdpo.core.schema import (
     Respond,
     Score,
     Section,
+    Seed,
     Share,
-    Text,
     Toybox,
     Train,
     Video,
@@ -51,10 +52,10 @@ class Params(Section):
     `run` is its folder, `seed` that of every draw, `iterations` the paper's N.
     """
 
-    run: Text
-    arm: Text
-    seed: Count
-    iterations: Count
+    run: Line
+    arm: Line
+    seed: Seed
+    iterations: Iterations
     max_bad_share: Share
     keep_policies: Policies
     data: Data
@@ -106,6 +107,8 @@ def read_file(path: Path) -> dict:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], 1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise ParamsError(f"{path}: no such preset{hint}")
+    if path.stat().st_size > 4 * strict_yaml.MAX_CHARACTERS:  # UTF-8 takes at most 4 bytes for each
+        raise ParamsError(f"{path}: more than the {strict_yaml.MAX_CHARACTERS} characters that are read")
     try:
         values = strict_yaml.parse(path.read_text(encoding="utf-8"), str(path))
     except strict_yaml.YamlError as error:
@@ -156,9 +159,13 @@ def _override_value(key: str, value: str) -> Any:
     """The YAML value behind `key=`; where the key is text, the text as it stands, so that a prompt or a
     path needs no quotes.
     """
-    if _annotation(key) is str and not re.fullmatch(r"'.*'|\".*\"", value, re.DOTALL):
+    kind = _annotation(key)
+    may_be_null = type(None) in get_args(kind)
+    is_text = kind is str or (may_be_null and get_args(get_args(kind)[0])[:1] == (str,))
+    is_quoted = re.fullmatch(r"'.*'|\".*\"", value, re.DOTALL)
+    if is_text and not is_quoted and not (may_be_null and value in ("null", "~", "")):
         return value
-    return strict_yaml.parse(value, key)
+    return strict_yaml.parse(value, _word(key))
 
 
 def _annotation(key: str) -> Any:
@@ -182,11 +189,17 @@ def _merge(into: dict, new: dict, where: str, prefix: str, errors: list[str]) ->
             errors.append(f"{where}{prefix}{key} is a section; give {prefix}{key}.<key>")
 
 
+def _word(key: str) -> str:
+    """A key for a message: as it stands where it is a short word, else quoted and cut."""
+    return key if re.fullmatch(r"[\w.-]{1,80}", key) and not is_secret(key) else printable(key)
+
+
 def _unknown_key(section: dict, key: str, prefix: str) -> str:
     """The error for a key that does not exist, with the nearest one that does."""
+    prefix = prefix and f"{_word(prefix.removesuffix('.'))}."
     if SECRET_NAME.search(key):
         return (
-            f"{prefix}{key} looks like a secret; keep it in the environment, "
+            f"{prefix}{_word(key)} looks like a secret; keep it in the environment, "
             f"never in parameters, which reports show"
         )
     names = [*_leaf_names(section, prefix), *(f"{prefix}{name}" for name in section)]
@@ -194,7 +207,7 @@ def _unknown_key(section: dict, key: str, prefix: str) -> str:
     close = difflib.get_close_matches(key, list(last_parts.values()), 1, 0.6)
     nearest = [name for name, last in last_parts.items() if last in close]
     hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"known here: {', '.join(section)}"
-    return f"there is no key {prefix}{key}; {hint}"
+    return f"there is no key {prefix}{_word(key)}; {hint}"
 
 
 def _leaf_names(values: dict, prefix: str) -> Iterator[str]:
@@ -235,6 +248,8 @@ def _messages(error: ValidationError, values: dict) -> dict[str, str]:
         name = path[1] if inside else path[0]
         value = values[path[0]].get(name) if inside else values.get(name)
         key = f"{prefix}{name}"
+        if key in messages:  # of another type that the key may have
+            continue
         if problem["type"] == "extra_forbidden":
             messages[key] = _unknown_key(dict.fromkeys(section.model_fields), name, prefix)
         elif problem["type"] == "missing":
@@ -242,7 +257,10 @@ def _messages(error: ValidationError, values: dict) -> dict[str, str]:
         elif problem["type"] == "model_type":
             messages[key] = f"{key} is a section; give {key}.<key>"
         else:
-            messages[key] = f"{key}: {printable(value)} is not {_expected(section.model_fields[name], value)}"
+            too_large = problem["type"] == "less_than_equal"
+            reason = _limit(section.model_fields[name]) if too_large else ""
+            reason = reason or f"not {_expected(section.model_fields[name], value)}"
+            messages[key] = f"{key}: {printable(value)} is {reason}"
     return messages
 
 
@@ -254,10 +272,22 @@ def _expected(field: FieldInfo, value: Any) -> str:
         choices = [_yaml_word(choice) for choice in get_args(field.annotation)]
         near = difflib.get_close_matches(str(value), choices, 1, 0.4)
         return f"one of {', '.join(choices)}" + (f"; did you mean {near[0]}?" if near else "")
+    expected = _description(field).partition("; at most ")[0]
+    return expected if field.description else f"{expected}, or null"
+
+
+def _limit(field: FieldInfo) -> str:
+    """Say what is the most that a field takes, and why; empty where its description does not."""
+    limit = _description(field).partition("; at most ")[2]
+    return f"too large; at most {limit}" if limit else ""
+
+
+def _description(field: FieldInfo) -> str:
+    """The description of a field, or of the type that it may have beside null."""
     if field.description:
         return field.description
     inner = [kind for kind in get_args(field.annotation) if kind is not type(None)]
-    return f"{get_args(inner[0])[-1].description}, or null"
+    return get_args(inner[0])[-1].description
 
 
 def _yaml_word(value: Any) -> str:

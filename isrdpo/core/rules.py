@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePath
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from isrdpo.core import prompts
 from isrdpo.core.judges import JUDGES
@@ -23,6 +24,8 @@ TEST_SETS = (
     "ssv2",
 )  # ShareGPTVideo/test_video_and_instruction
 OFFICIAL_SETS = ("msrvtt", "msvd", "tgif")
+MIN_TEMPERATURE = 0.001  # logits divided by less overflow
+MAX_CLIPS = 1_000_000  # drawn for one iteration of Toybox: days of work
 SOURCES = ("train", "test", *TEST_SETS)
 
 
@@ -33,8 +36,12 @@ def broken_rules(params: "Params") -> Iterator[str]:
     """
     if params.run == "":
         yield "run: where does the run go? give a folder, such as outputs/run"
+    for name, text in (("run", params.run), ("arm", params.arm)):
+        if text is not None and text != text.strip():
+            yield f"{name}: {printable(text)} begins or ends with a blank; leave it out"
     yield from _prompt_rules(params.prompts)
     yield from _judge_rules(params)
+    yield from _sampling_rules(params)
     yield from _train_rules(params)
     yield from _data_rules(params.data)
     yield from _score_rules(params.score)
@@ -68,6 +75,19 @@ def _judge_rules(params: "Params") -> Iterator[str]:
         )
 
 
+def _sampling_rules(params: "Params") -> Iterator[str]:
+    """Logits divided by a temperature near 0 leave the range of float32, and nothing can be drawn."""
+    for name, temperature in (
+        ("temperature", params.respond.temperature),
+        ("context_temperature", params.respond.context_temperature),
+    ):
+        if temperature and temperature < MIN_TEMPERATURE:
+            yield (
+                f"respond.{name}: {temperature} is too close to 0 to divide by; "
+                f"give 0 (greedy) or at least {MIN_TEMPERATURE}"
+            )
+
+
 def _train_rules(params: "Params") -> Iterator[str]:
     train = params.train
     if train.length_alpha and (train.loss_type != "sigmoid" or train.ld_alpha is not None):
@@ -90,6 +110,12 @@ def _data_rules(data: Data) -> Iterator[str]:
         for path in (PurePath((text or "").strip()) for text in texts):
             if path.is_absolute() or ".." in path.parts:
                 yield f"data.{key}: {printable(str(path))} leads out of data.path; give a path inside it"
+    clips = sum(count or 0 for count in (data.samples, data.questions, data.fixed_pairs))
+    if data.is_toybox and clips > MAX_CLIPS:
+        yield (
+            f"data.samples: Toybox would draw {clips} clips, for data.samples, questions and fixed_pairs; "
+            f"give at most {MAX_CLIPS} in all"
+        )
     if data.benchmark not in (None, "none") and data.is_toybox:
         yield (
             "data.benchmark: Toybox has questions of its own; "
@@ -103,8 +129,17 @@ def _data_rules(data: Data) -> Iterator[str]:
         yield f"data.source: {printable(unknown[0])} is not one of {', '.join(SOURCES)}"
 
 
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        is_whole = parts.hostname is not None and parts.port != 0  # a port that is no number raises, too
+    except ValueError:
+        return False
+    return is_whole and parts.scheme in ("http", "https") and not re.search(r"\s", text)
+
+
 def _score_rules(score: Score) -> Iterator[str]:
-    if score.base_url is not None and not re.match(r"https?://[^/]", score.base_url):
+    if score.base_url is not None and not _is_address(score.base_url):
         yield (
             f"score.base_url: {printable(score.base_url)} is not an address; "
             f"give one such as http://localhost:8000/v1"

@@ -24,7 +24,10 @@ def is_secret(value: Any) -> bool:
 
 def printable(value: Any) -> str:
     """A value for a message: cut to 80 characters, and "(hidden)" where it holds a key or a token."""
-    return HIDDEN if SECRET.search(str(value)) else repr(value)[:80]
+    try:
+        return HIDDEN if SECRET.search(str(value)) else repr(value)[:80]
+    except ValueError:  # Python does not write whole numbers of more than 4300 digits
+        return "a number of thousands of digits"
 
 
 def hide_key(text: str, key: str) -> str:

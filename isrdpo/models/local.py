@@ -16,10 +16,11 @@ from torch import Tensor
 from transformers import Cache, LogitsProcessorList, PreTrainedModel
 
 from isrdpo.core import prompts
-from isrdpo.core.errors import IsrdpoError, VideoError
+from isrdpo.core.errors import IsrdpoError, RunError, VideoError
 from isrdpo.core.folders import checkpoint_path
 from isrdpo.core.params import Model as ModelSettings
 from isrdpo.core.params import Params
+from isrdpo.core.readiness import missing_device
 from isrdpo.formats import sampling, video
 from isrdpo.models import features, packing
 from isrdpo.models.families import load_checkpoint
@@ -293,8 +294,11 @@ def count_positions(config: Any) -> int:
 def device_of(settings: ModelSettings) -> str:
     """The device that `model.device` names. `auto`: a GPU where there is one, else the CPU.
 
-    Under a launcher of several processes, each takes the GPU of its number.
+    Under a launcher of several processes, each takes the GPU of its number. Raises RunError where the
+    device is not there.
     """
+    if problem := missing_device(settings.device):
+        raise RunError(problem)
     if settings.device != "auto":
         return settings.device
     if not torch.cuda.is_available():

@@ -11,7 +11,15 @@ from matplotlib.ticker import MaxNLocator
 
 from isrdpo.reports.arms import arm_styles, legend_name
 from isrdpo.reports.palette import marker_of
-from isrdpo.reports.panels import dotted_line, growing_legend, name_rows, new_panel, plain, whiskers
+from isrdpo.reports.panels import (
+    dotted_line,
+    figure_name,
+    growing_legend,
+    name_rows,
+    new_panel,
+    plain,
+    whiskers,
+)
 
 
 class ComparedPanel(NamedTuple):
@@ -91,7 +99,7 @@ def _draw_arms(axis: Axes, rows: pd.DataFrame, name: str, label: str, top: float
             linestyle=style.line,
             marker=marker_of(number),
             markersize=4,
-            label=arm,
+            label=figure_name(arm),
             zorder=4 - number / 10,
         )
         has_interval = part[f"{name}_low"].notna()

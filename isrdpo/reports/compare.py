@@ -9,6 +9,7 @@ bootstrap (seeds are drawn, then questions within each). With few seeds both are
 narrow: the tables say how many there are. One run alone has its questions' interval.
 """
 
+import glob
 import sys
 from collections.abc import Callable, Sequence
 from itertools import product
@@ -26,6 +27,7 @@ from isrdpo.reports import answer_tables, judged_pairs, summary, tables
 from isrdpo.reports.arms import arm_of, arm_order, without_controls
 from isrdpo.reports.differences import MEASURES
 from isrdpo.reports.judged_pairs import SHARE_COLUMNS, Truer
+from isrdpo.reports.run_names import arm_names, require_same_questions
 from isrdpo.reports.truth import description_says
 
 KEYS = ["arm", "seed", "iteration"]
@@ -38,7 +40,7 @@ def open_runs(places: str | Sequence[str]) -> list[Run]:
     """Return runs by folder or pattern (`outputs/study/*`), or those in a folder of runs, each once, by arm
     and seed.
 
-    Raises RunError where there is none.
+    Raises RunError where there is none, or where their questions differ.
     """
     folders: dict[Path, None] = {}
     for place in [places] if isinstance(places, str) else places:
@@ -47,15 +49,21 @@ def open_runs(places: str | Sequence[str]) -> list[Run]:
             raise RunError(
                 f"{place}: no run here; give folders of runs, such as outputs/toybox outputs/study"
             )
-        folders |= dict.fromkeys(run_folders)
-    return sorted(map(Run, folders), key=lambda run: (*arm_order(arm_of(run)), run.params.seed))
+        folders |= dict.fromkeys(folder.resolve() for folder in run_folders)
+    runs = sorted(map(Run, folders), key=lambda run: (*arm_order(arm_of(run)), run.params.seed))
+    require_same_questions(runs)
+    return runs
 
 
 def _candidates(place: str) -> list[Path]:
+    """Return the folder itself where it is a run, else what is in it, or what the pattern finds."""
     folder = resolve(place)
     if _is_run(folder):
         return [folder]
-    return sorted(folder.glob("*")) if folder.is_dir() else sorted(resolve(".").glob(place))
+    if folder.is_dir():
+        return sorted(folder.iterdir())
+    top = Path(folder.anchor)
+    return sorted(top.glob(str(folder.relative_to(top)))) if glob.has_magic(place) else []
 
 
 def _is_run(folder: Path) -> bool:
@@ -65,8 +73,8 @@ def _is_run(folder: Path) -> bool:
 def arms_and_seeds(runs: Sequence[Run]) -> str:
     """Return which runs are compared, as in "isr (seeds 0, 1); self_reward (seed 1)"."""
     seeds: dict[str, list[str]] = {}
-    for run in runs:
-        seeds.setdefault(arm_of(run), []).append(str(run.params.seed))
+    for run, arm in zip(runs, arm_names(runs), strict=True):
+        seeds.setdefault(arm, []).append(str(run.params.seed))
     return "; ".join(f"{arm} ({_list_seeds(numbers)})" for arm, numbers in seeds.items())
 
 
@@ -78,12 +86,15 @@ def _list_seeds(numbers: Sequence[str]) -> str:
 
 
 def results(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return each run's summary.csv under arm and seed, the runs in their order."""
+    """Return each run's summary.csv under arm and seed, the runs in their order.
+
+    Here and below, `arm` is the name that `run_names.arm_names` gives to a run among these runs.
+    """
     parts = []
-    for run in runs:
+    for run, arm in zip(runs, arm_names(runs), strict=True):
         table = summary.table(run)
         table.insert(0, "seed", run.params.seed)
-        table.insert(0, "arm", arm_of(run))
+        table.insert(0, "arm", arm)
         parts.append(table)
     return pd.concat(parts, ignore_index=True)
 
@@ -93,11 +104,11 @@ def _under_keys(
 ) -> pd.DataFrame:
     """Return the rows of every run and iteration from `first` on whose `stage` is done, under KEYS."""
     parts = []
-    for run in runs:
+    for run, arm in zip(runs, arm_names(runs), strict=True):
         for t in range(first, run.params.iterations + 1):
             rows = rows_of(run, t) if run.done(stage, t) else pd.DataFrame()
             if len(rows):
-                cells = {"arm": arm_of(run), "seed": run.params.seed, "iteration": t}
+                cells = {"arm": arm, "seed": run.params.seed, "iteration": t}
                 parts.append(pd.concat([pd.DataFrame(cells, index=rows.index), rows], axis=1))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=KEYS)
 
@@ -291,12 +302,13 @@ def main() -> None:
     if len(sys.argv) != 3:
         sys.exit(USAGE)
     from isrdpo.reports import arm_plots
+    from isrdpo.reports.panels import save
 
     table = pd.read_csv(sys.argv[1])
     table = table[table["arm"].map(without_controls) == table["arm"]]
     table = table.sort_values("arm", key=lambda arms: arms.map(arm_order), kind="stable")
     panels = [(curves(table, name), name, arm_plots.COMPARED[name].label) for name in MEASURES]
-    arm_plots.study(panels).savefig(sys.argv[2], dpi=130, metadata={"Software": None})
+    save(arm_plots.study(panels), sys.argv[2], dpi=130, metadata={"Software": None})
 
 
 if __name__ == "__main__":

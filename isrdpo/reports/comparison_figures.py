@@ -1,5 +1,7 @@
 """Figures of notebook 06: arms over the iterations, at their last answers, and with length controls."""
 
+import re
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,7 +24,7 @@ def length_controls(results: pd.DataFrame, groups: Mapping[str, Sequence[str]], 
             rows = results[results["arm"].isin(family)]
             caption = f"{arm} with and without length controls"
             captions = {name: f"{caption}: {name}." for name in differences.MEASURES}
-            panels += _panels(rows, captions, target, f"controls_{arm}_")
+            panels += _panels(rows, captions, target, f"controls_{file_word(arm)}_")
     return html.row(*panels)
 
 
@@ -38,6 +40,14 @@ def _panels(results: pd.DataFrame, captions: Mapping[str, str], target: Path, pr
                 html.figure_in(target / "figures", target, f"{prefix}{name}", drawing, rows, caption)
             )
     return panels
+
+
+def file_word(arm: str) -> str:
+    """An arm's name as a part of a file's: a word as it stands, else its letters and a checksum."""
+    if re.fullmatch(r"\w{1,60}", arm, re.ASCII):
+        return arm
+    letters = re.sub(r"\W+", "_", arm, flags=re.ASCII)
+    return f"{letters[:60]}_{zlib.crc32(arm.encode()):08x}"
 
 
 def last_differences(final: pd.DataFrame, baseline: str, target: Path) -> html.Html:

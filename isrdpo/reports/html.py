@@ -27,6 +27,7 @@ from isrdpo.core import records
 from isrdpo.core.folders import atomic_file, project_root
 from isrdpo.core.pipeline import dependencies
 from isrdpo.core.runs import Run
+from isrdpo.reports.panels import save
 
 TEMPLATES = Path(__file__).parent / "templates"
 PIXELS_PER_INCH = 100  # an inline figure is at most this wide for each inch it was drawn at
@@ -42,7 +43,8 @@ class Html:
         return self.text
 
     def _repr_html_(self) -> str:
-        return self.text
+        """The piece as Jupyter shows it, which would read what stands between two `$` as a formula."""
+        return f'<div class="tex2jax_ignore mathjax_ignore">{self.text}</div>'
 
     def __repr__(self) -> str:
         words = Markup(self.text).striptags()
@@ -104,7 +106,7 @@ def _draw_svg(drawing: Figure, name: str) -> str:
     """
     out = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        drawing.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        save(drawing, out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return out.getvalue()
 
 
@@ -116,8 +118,11 @@ def _without_file_header(text: str) -> str:
 
 
 def _follow_text_color(text: str) -> str:
-    """Let black follow the color of the text around the figure, which is light on a dark page."""
-    return text.replace("#000000", "currentColor")
+    """Let black follow the color of the text around the figure, which is light on a dark page.
+
+    Only inside tags: a label may be called "#000000", too.
+    """
+    return re.sub(r"<[^>]*>", lambda tag: tag[0].replace("#000000", "currentColor"), text)
 
 
 def _without_group_ids(text: str) -> str:
@@ -141,7 +146,7 @@ def save_figure(folder: Path, name: str, drawing: Figure, data: pd.DataFrame) ->
     """Write <name>.png, and beside it <name>.csv that it was drawn from."""
     records.write_csv(folder / f"{name}.csv", data)
     with atomic_file(folder / f"{name}.png") as part:
-        drawing.savefig(part, format="png", dpi=130, metadata={"Software": None})
+        save(drawing, part, format="png", dpi=130, metadata={"Software": None})
 
 
 def embed_figure(drawing: Markup, name: str, caption: str, csv: str, png: str) -> Html:

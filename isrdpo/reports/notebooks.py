@@ -178,8 +178,8 @@ def write_comparison(runs: list[Path], target: Path) -> Path:
     Raises NotebookFailed.
     """
     notebook = _execute_into(target, "06_comparison", {"runs": [str(run) for run in runs]})
-    indexes = {run.name: run / "report.html" for run in runs}
-    links = [(os.path.relpath(path, target), name) for name, path in indexes.items() if path.exists()]
+    indexes = [(run / "report.html", run.name) for run in runs]
+    links = [(os.path.relpath(path, target), name) for path, name in indexes if path.exists()]
     return pages.convert_notebook(
         notebook, target / "comparison.html", f"comparison of {len(runs)} runs", links
     )

@@ -4,13 +4,22 @@ A figure is one panel, small with large letters: pages set them side by side, an
 still readable.
 """
 
+import textwrap
+import warnings
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from isrdpo.core.metrics import wilson
 from isrdpo.reports.palette import GRAY
+
+LONGEST_NAME = 60  # letters of a name on a figure; the table beside it has the whole name
+LONGEST_LINE = 34
 
 
 def new_panel(width: float = 3.5, height: float = 2.6) -> tuple[Figure, Axes]:
@@ -34,9 +43,35 @@ def dotted_line(axis: Axes, *, x: float | None = None, y: float | None = None) -
         axis.axhline(y, color=GRAY, linestyle=":", linewidth=1)
 
 
+def figure_name(name: object) -> str:
+    """A name from data or parameters as a figure shows it: cut where it is very long, and then in two lines.
+
+    matplotlib leaves a name that begins with an underscore out of a legend, unless something is in front.
+    """
+    words = " ".join(str(name).split())
+    if len(words) > LONGEST_NAME:
+        words = f"{words[: LONGEST_NAME - 1]}…"
+    if len(words) > LONGEST_LINE:
+        words = textwrap.fill(words, LONGEST_LINE)
+    return f"\u200b{words}" if words.startswith("_") else words
+
+
+def save(figure: Figure, target: Any, **options: Any) -> None:
+    """Write a figure to a file, as `Figure.savefig` does, with every text taken as it stands.
+
+    matplotlib reads what stands between two `$` as a formula; names from data and parameters are none. A
+    letter that its font lacks is drawn as a box; the picture says so itself.
+    """
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure.savefig(target, **options)
+
+
 def name_rows(axis: Axes, names: list[str]) -> None:
     """Write a name at each whole number of the y axis; there are no grid lines between."""
-    axis.set_yticks(range(len(names)), names)
+    axis.set_yticks(range(len(names)), [textwrap.fill(figure_name(name), 24) for name in names])
     axis.grid(axis="y", visible=False)
 
 
@@ -53,7 +88,7 @@ def growing_legend(figure: Figure, axis: Axes) -> None:
     if not names:
         return
     letters = 13 * figure.get_figwidth()
-    longest = max(map(len, names))
+    longest = max(len(line) for name in names for line in name.splitlines() or [""])
     columns = max(1, min(len(names), int(letters // (longest + 5))))
     rows = -(-len(names) // columns)
     figure.set_figheight(figure.get_figheight() + 0.16 * rows)

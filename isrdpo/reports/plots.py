@@ -17,6 +17,7 @@ from isrdpo.reports.palette import BLACK, BLUE, COLORS, GRAY, SKY, marker_of
 from isrdpo.reports.panels import (
     binned_shares,
     dotted_line,
+    figure_name,
     growing_legend,
     legend_above,
     name_rows,
@@ -34,7 +35,7 @@ def lengths(rows: pd.DataFrame) -> Figure:
             part["words"],
             bins=edges,
             color=COLORS.get(str(what), GRAY),
-            label=f"{what} (mean {part['words'].mean():.1f})",
+            label=f"{figure_name(what)} (mean {part['words'].mean():.1f})",
             histtype=("stepfilled", "step")[number % 2],
             alpha=(0.5, 1)[number % 2],
             linewidth=2,
@@ -53,7 +54,7 @@ def bars(rows: pd.DataFrame, label: str) -> Figure:
     for number, name in enumerate(names):
         height = 0.8 / len(names)
         positions = np.arange(len(kinds)) + (number - (len(names) - 1) / 2) * 0.8 / len(names)
-        axis.barh(positions, rows[name], height=height, color=COLORS.get(name, GRAY), label=name)
+        axis.barh(positions, rows[name], height=height, color=COLORS.get(name, GRAY), label=figure_name(name))
     name_rows(axis, kinds)
     axis.invert_yaxis()
     axis.set(xlabel=label)
@@ -75,7 +76,7 @@ def length_bias(rows: pd.DataFrame) -> Figure:
         marker = marker_of(number)
         quantiles = np.linspace(0, 1, 6 if len(part) >= 50 else 4)
         binned_shares(axis, part, "difference", "longer", quantiles, marker, color)
-        axis.plot([], [], marker=marker, color=color, label=f"{truer} (n = {len(part)})")
+        axis.plot([], [], marker=marker, color=color, label=f"{figure_name(truer)} (n = {len(part)})")
         _draw_regression(axis, part, color)
     dotted_line(axis, y=0.5)
     axis.set(xlabel="how much longer (words)", ylabel="verdicts for the longer (share)", ylim=(-0.03, 1.03))
@@ -115,9 +116,9 @@ def shares(rows: pd.DataFrame, label: str = "share") -> Figure:
             linestyle="",
             capsize=3,
             color=colors[what],
-            label=what,
+            label=figure_name(what),
         )
-    axis.set_yticks(range(len(measures)), [textwrap.fill(measure, 26) for measure in measures])
+    axis.set_yticks(range(len(measures)), [textwrap.fill(figure_name(measure), 26) for measure in measures])
     axis.set(xlabel=label, xlim=(-0.02, 1.02), ylim=(len(measures) - 0.4, -0.6))
     axis.grid(axis="x", alpha=0.25)
     dotted_line(axis, x=0.5)
@@ -188,7 +189,7 @@ def length_truth(rows: pd.DataFrame) -> Figure:
         color = colors[str(what)]
         marker = marker_of(number)
         binned_shares(axis, part, "words", "correct", np.linspace(0, 1, 5), marker, color)
-        axis.plot([], [], marker=marker, linestyle="", color=color, label=str(what))
+        axis.plot([], [], marker=marker, linestyle="", color=color, label=figure_name(what))
     axis.set(xlabel="length (words per answer)", ylabel="accuracy (share of answers)", ylim=(0, 1.03))
     growing_legend(figure, axis)
     return figure

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isrdpo.core import records
-from isrdpo.core.errors import VideoError
+from isrdpo.core.errors import RunError, VideoError
 from isrdpo.core.folders import atomic_folder
 from isrdpo.core.left_out import BROKEN_VIDEO, TOO_LONG
 from isrdpo.core.params import Params
 from isrdpo.core.pipeline import needs_previous_contexts
+from isrdpo.core.readiness import missing_tracker
 from isrdpo.core.records import Preference
 from isrdpo.core.runs import Run, draw_seed, stage_main
 from isrdpo.core.stage import Stage
@@ -66,6 +67,8 @@ def run(run: Run, iteration: int) -> None:
 
 def train(stage: Stage) -> None:
     """Optimise pi_t on the preferences, and write pi_{t+1}. Without a pair the policy stays as it is."""
+    if problem := missing_tracker(stage.params.train.report_to):
+        raise RunError(problem)
     path = require_policy(stage.run, stage.t, "be trained")
     policy = open_policy(stage, path)
     dtype = policy.model.dtype

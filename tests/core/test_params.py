@@ -2,13 +2,30 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from isrdpo.core import params, prompts, strict_yaml
 
 PRESETS = Path(__file__).parents[2] / "params"
 TOYBOX = PRESETS / "toybox.yaml"
+LOADED = params.load(TOYBOX)
+KEYS = [
+    *(name for name in params.Params.model_fields if name not in params.SECTIONS),
+    *(f"{name}.{key}" for name, section in params.SECTIONS.items() for key in section.model_fields),
+]
+FEW = settings(max_examples=80, deadline=None, derandomize=True)
+NUMBERS = st.one_of(st.integers(), st.floats(), st.sampled_from([10**20, 2**63, 10**400, 1e300, 1e-300]))
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), NUMBERS, st.text(max_size=30)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=9), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
 
 
 def complaints(*overrides: str, preset: Path = TOYBOX) -> str:
@@ -97,9 +114,12 @@ def test_yaml_has_no_surprises() -> None:
         ("s: {x: 1, x: 2}", "here, line 1: x is given twice; keep one"),
         ("? [a]\n: 1", "here: a key must be a word"),
         ("a: &x [1]\nb: *x", "here, line 2: *x is an alias; write the value out"),
-        ("[" * 3000 + "]" * 3000, "here: not YAML (nested too deeply)"),
+        ("[" * 3000 + "]" * 3000, "here, line 1: not YAML (nested too deeply)"),
         ("a: [1", "here, line 1: not YAML"),
-        ("a: !!python/object:os.system {}", "here, line 1: not YAML"),
+        (
+            "a: !!python/object:os.system {}",
+            "here, line 1: !!python/object:os.system is a tag; write the plain value",
+        ),
     ):
         with pytest.raises(strict_yaml.YamlError, match=re.escape(says)):
             strict_yaml.parse(text, "here")
@@ -140,6 +160,37 @@ def test_yaml_has_no_surprises() -> None:
         ("sed=1", "there is no key sed; did you mean seed?"),
         ("qqqq=1", "there is no key qqqq; known here: run, arm, seed, iterations"),
         ("seed=[1", "seed, line 1: not YAML"),
+        ("seed=!!int ''", "seed, line 1: !!int is a tag"),
+        ("seed=*a", "seed, line 1: *a is an alias"),
+        ("seed=2026-11-27", "seed: '2026-11-27' is not a whole number"),
+        ("seed=9223372036854775808", "seed: 9223372036854775808 is too large; at most 2^63 - 1"),
+        ("iterations=100", "iterations: 100 is too large; at most 99"),
+        ("train.batch_size=100000000000000000000", "train.batch_size: 100000000000000000000 is too large"),
+        (
+            "train.epochs=1000000000",
+            "train.epochs: 1000000000 is too large; at most 1000, since training has",
+        ),
+        ("train.learning_rate=1e300", "train.learning_rate: 1e+300 is too large; at most 1, since weights"),
+        ("train.learning_rate=.inf", "train.learning_rate: inf is too large; at most 1"),
+        ("train.warmup_ratio=1.5", "train.warmup_ratio: 1.5 is not a share, 0 to 1"),
+        ("train.lora_dropout=1", "train.lora_dropout: 1 is not a share, 0 or more, below 1"),
+        ("video.frames=1000000000", "video.frames: 1000000000 is too large; at most 4096"),
+        ("video.frames=0", "video.frames: 0 is not a whole number above 0, or null"),
+        ("score.retries=101", "score.retries: 101 is too large; at most 100"),
+        ("score.concurrency=1001", "score.concurrency: 1001 is too large; at most 1000"),
+        ("toybox.crf=52", "toybox.crf: 52 is too large; at most 51"),
+        ("data.samples=999999999", "data.samples: Toybox would draw 1000000"),
+        ("respond.temperature=1e-300", "respond.temperature: 1e-300 is too close to 0 to divide by"),
+        ("model.device=cuda:99999999999999999999", "model.device: 'cuda:99999999999999999999' is not auto"),
+        ("run='outputs/a\0b'", "run, line 1: not YAML (the character U+0000"),
+        ('run="outputs/a\\0b"', "run: 'outputs/a\\x00b' is not text in one line"),
+        ('arm="a\\nb"', "arm: 'a\\nb' is not text in one line"),
+        ('prompts.context="\\e[31m"', "prompts.context: '\\x1b[31m' is not text without control characters"),
+        ("run=\udcff", "run: '\\udcff' is not text"),
+        ("run=outputs/a ", "run: 'outputs/a ' begins or ends with a blank"),
+        ("\x1b[31m=1", "there is no key '\\x1b[31m'; known here: run"),
+        ("score.base_url=http://[", "score.base_url: 'http://[' is not an address"),
+        ("score.base_url=http://a:b/v1", "score.base_url: 'http://a:b/v1' is not an address"),
         ("judge.min_margin=0.5", None),
         (
             "prompts.judge=Which? {first}",
@@ -212,3 +263,71 @@ def test_override_of_a_section_is_checked() -> None:
     assert settings.override("", {"seed": 3}).seed == 3
     with pytest.raises(params.ParamsError, match="did you mean respond.temperature"):
         settings.override("respond", {"temperatur": 1})
+
+
+@pytest.mark.parametrize(
+    "text", ["2e3", "1_000", "0x10", "no", "null", "1:30", "2026-11-27", "+1", ".5", "[a", "~", "a: b", "#x"]
+)
+def test_text_of_the_command_line_stays_text(text: str, tmp_path: Path) -> None:
+    loaded = params.load(TOYBOX, [f"run={text}", f"arm={text}"])
+    loaded.save(tmp_path / "params.yaml")
+    again = params.Params.from_file(tmp_path / "params.yaml")
+    assert again == loaded
+    assert (again.run, again.arm) == (text, text)
+
+
+def test_text_that_may_be_null_is_null_only_where_it_says_so() -> None:
+    def tower(text: str) -> str | None:
+        return params.load(TOYBOX, [f"model.image_tower={text}"]).model.image_tower
+
+    assert [tower(text) for text in ("null", "~", "2e3", "no", "'null'")] == [None, None, "2e3", "no", "null"]
+
+
+@FEW
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), st.sampled_from(["run", "arm"]))
+def test_any_text_is_refused_or_written_and_read_back(text: str, key: str) -> None:
+    try:
+        changed = LOADED.override("", {key: text})
+    except params.ParamsError:
+        return
+    again = params.build(strict_yaml.parse(strict_yaml.dump(changed.to_dict()), "here"))
+    assert again == changed
+    assert getattr(again, key) == text
+
+
+@FEW
+@given(st.sampled_from(KEYS), VALUES)
+def test_any_value_at_any_key_is_taken_or_refused_in_one_line(key: str, value: Any) -> None:
+    section, _, name = key.rpartition(".")
+    try:
+        changed = LOADED.override(section, {name: value})
+    except params.ParamsError as error:
+        lines = str(error).splitlines()
+        assert all(line.startswith(key.split(".")[0]) and len(line) < 400 for line in lines), lines
+    else:
+        assert params.build(strict_yaml.parse(strict_yaml.dump(changed.to_dict()), "here")) == changed
+
+
+def test_a_number_that_python_does_not_write_is_one_line() -> None:
+    with pytest.raises(params.ParamsError, match="^seed: a number of thousands of digits is too large"):
+        LOADED.override("", {"seed": 10**5000})
+
+
+@pytest.mark.parametrize("content", [b"", b"- 1", b"3", b"\xff\xfea\x00", b"\x00", b"a: \xff"])
+def test_a_file_that_is_no_preset_is_one_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "odd.yaml").write_bytes(content)
+    message = complaints(preset=tmp_path / "odd.yaml")
+    assert message.startswith(f"{tmp_path / 'odd.yaml'}") and "\n" not in message
+
+
+def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "huge.yaml").open("wb") as file:
+        file.truncate(2**40)  # a file of holes
+    assert "more than the" in complaints(preset=tmp_path / "huge.yaml")
+
+
+def test_a_run_made_before_arms_were_named_opens(tmp_path: Path) -> None:
+    values = LOADED.to_dict()
+    values.pop("arm")
+    (tmp_path / "params.yaml").write_text(strict_yaml.dump(values))
+    assert params.Params.from_file(tmp_path / "params.yaml") == LOADED.override("", {"arm": ""})

@@ -1,12 +1,15 @@
 """Figures: drawn of nothing and of many arms, with limits that show the values, the same bytes each time."""
 
+import warnings
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from markupsafe import Markup
 
-from isrdpo.reports import arm_plots, html, iteration_plots, palette, plots
+from isrdpo.reports import arm_plots, html, iteration_plots, palette, panels, plots
 
 
 def arm_rows(values: dict[str, float], half: float = 0.0) -> pd.DataFrame:
@@ -90,3 +93,43 @@ def test_heat_maps_stand_below_their_frames() -> None:
     figure = plots.heat(frames, np.array([0.0, 0.5]), maps)
     labels = [axis.get_ylabel() for axis in figure.axes if axis.get_ylabel()]
     assert labels == ["what it saw", "with", "without", "effect on the verdict (nats)"]
+
+
+HOSTILE = [
+    "$\\frac{$",
+    "a $b$ c",
+    "_mine",
+    "\\alpha",
+    "#000000",
+    "</text><script>",
+    "%s {x}",
+    "漢字 שלום",
+    "x" * 5000,
+]
+
+
+def test_names_from_data_are_text_on_every_figure(tmp_path: Path) -> None:
+    counts = pd.DataFrame({"kind": HOSTILE, "x": 1, HOSTILE[0]: 2})
+    figures = [
+        plots.bars(counts, "questions"),
+        arm_plots.arm_curves(arm_rows(dict.fromkeys(HOSTILE, 0.5)), "accuracy", "accuracy", 1.0),
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as a layout that has no room left, or a letter not drawn
+        drawings = [html.svg(figure, "x", "y") for figure in figures]
+        html.save_figure(tmp_path, "figure", figures[1], counts)
+    shown = [panels.figure_name(name) for name in HOSTILE]
+    for svg in drawings:
+        for name in shown:
+            assert str(Markup.escape(name.split()[0][:20])) in svg
+        assert "<script" not in svg
+        assert "currentColor</text>" not in svg
+    (legend,) = figures[1].legends
+    assert sorted(text.get_text() for text in legend.get_texts()) == sorted(shown)
+
+
+def test_long_names_are_cut_and_short_ones_stay() -> None:
+    assert panels.figure_name("the longer is truer") == "the longer is truer"
+    assert panels.figure_name("two\nlines") == "two lines"
+    long_name = panels.figure_name("word " * 1000)
+    assert len(long_name) <= panels.LONGEST_NAME + 1 and long_name.endswith("…")
