@@ -123,10 +123,14 @@ def run_command(preset: str, overrides: tuple[str, ...], stages: bool, redo: boo
     """
     from isrdpo import loop
     from isrdpo.core import params
-    from isrdpo.core.runs import Run
+    from isrdpo.core.runs import Run, own_folder
     from isrdpo.scoring import scorers
 
-    settings = params.load(preset_path(preset), overrides)
+    path = preset_path(preset)
+    place = own_folder(path, overrides)
+    settings = params.load(path, [*overrides, *place])
+    if place and resolve(params.load(path).run) != resolve(settings.run):
+        print(f"isrdpo: {settings.run}: moved or copied; it goes on where it is", file=sys.stderr)
     if problem := scorers.missing_setting(settings.score):
         raise RunError(problem)  # before hours of work, not after
     run = Run.create(settings, redo=redo)
