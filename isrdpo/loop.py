@@ -12,6 +12,7 @@ import importlib
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,8 @@ def _run_notebooks(run: Run, remaining: Sequence[Step], total: int) -> None:
             notebooks.update_page(run, step.stage, step.t, line.update)
         except BaseException as error:
             line.abort()
-            pages.write_index(run, _stop_notice(step, total, error))
+            with suppress(OSError):  # a full disk is why the step stopped, too
+                pages.write_index(run, _stop_notice(step, total, error))
             raise
         clock.took[step.stage] = line.seconds
         line.finish(_time_left(clock, remaining[place + 1 :]))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isrdpo.core import records
-from isrdpo.core.folders import atomic_folder
+from isrdpo.core.folders import atomic_folder, name_disk_errors
 from isrdpo.core.params import Params
 from isrdpo.core.pipeline import needs_previous_contexts
 from isrdpo.core.records import Preference
@@ -118,7 +118,8 @@ def optimise(
     if idle:
         stage.warn(f"{idle} more GPUs are visible; one process trains on one")
     pairs_digest = hashlib.sha256(stage.path("preferences.jsonl").read_bytes()).hexdigest()
-    log = dpo.fit(trainer, f"{stage.key} {pairs_digest}")
+    with name_disk_errors(stage.path("checkpoints")):
+        log = dpo.fit(trainer, f"{stage.key} {pairs_digest}")
     unquantized = params.override("model", {"quantize": "none", "device": "cpu"})
     return dpo.trained_policy(trainer, lambda: local.open_policy(unquantized, path).model), log
 
