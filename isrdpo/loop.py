@@ -19,9 +19,11 @@ from typing import Any
 
 from isrdpo.core import strict_yaml
 from isrdpo.core.errors import RunError
+from isrdpo.core.folders import display_path
 from isrdpo.core.params import Params
 from isrdpo.core.pipeline import BESIDE, NOTEBOOKS, STAGES
 from isrdpo.core.progress import format_duration
+from isrdpo.core.records import RecordError
 from isrdpo.core.runs import Run, is_complete
 from isrdpo.reports import notebooks, pages
 
@@ -236,9 +238,19 @@ def rebuild_pages(run: Run, bundle: Path | None) -> list[Path]:
 
 
 def summary_table(path: Path) -> str:
-    """Return summary.csv for a terminal: a line per measure that has values, a column per iteration."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    """Return summary.csv for a terminal: a line per measure that has values, a column per iteration.
+
+    Raises RecordError for a torn or edited file.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return _table_lines(list(csv.DictReader(file)))
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        advice = f"remove it, and `isrdpo report {display_path(path.parent)}` writes it anew"
+        raise RecordError(f"{path}: torn or edited ({error}); {advice}") from None
+
+
+def _table_lines(rows: list[dict[str, str]]) -> str:
     width = max(map(len, COLUMNS))
     lines = [f"{'iteration':<{width}}" + "".join(f"{row['iteration']:>9}" for row in rows)]
     for name in COLUMNS:

@@ -44,7 +44,7 @@ def begun_otherwise(run: "Run", params: Params) -> list[Step]:
 
 
 def follow_inputs(run: "Run", redo: bool) -> None:
-    """Look whether files outside changed since the run's stages read them, and whether params.yaml was edited.
+    """Look whether files outside changed since the run's stages read them, or params.yaml was edited.
 
     Raises RunError where they did, unless `redo`: then the stages that read them are to be done again, with
     all that follows.
@@ -67,6 +67,13 @@ def follow_inputs(run: "Run", redo: bool) -> None:
             f"whether the data or the model changed since then is not checked",
             file=sys.stderr,
         )
+
+
+def warn_of_changes(run: "Run") -> None:
+    """Say on stderr, to somebody who only reads the run, which files outside it are not what it read."""
+    changed = inputs.changed_inputs(run, run.started())
+    if changed:
+        print(f"isrdpo: warning: {inputs.change_message(run, changed)}", file=sys.stderr)
 
 
 def _followers(run: "Run", steps: set[Step]) -> list[Step]:

@@ -22,7 +22,7 @@ LOCK_SECONDS = 10  # how long to wait for a lock: a killed kernel lives on for a
 CLOCK_SECONDS = 5  # by how much a file's time and a process's may differ
 PART = re.compile(r"\.[^/]+\.(\d+)(?:@([0-9a-f]*))?\.part")  # .name.PID@HOST.part
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO)
-TORN_BY_TORCH = re.compile(r"PytorchStreamWriter failed writing|unexpected pos \d+ vs \d+")  # it says no errno
+TORN_BY_TORCH = re.compile(r"PytorchStreamWriter failed writing|unexpected pos \d+ vs \d+")  # no errno in it
 
 
 def project_root() -> Path:

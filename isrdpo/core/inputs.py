@@ -1,8 +1,8 @@
 """What a stage reads from outside its run (dataset files, clips, a model's folder), recorded with its content
 and compared before more work is done.
 
-The record lies beside the stage's rows, in `iter_NN/.<stage>.inputs`: a line for each file. It stands apart from
-the stage's key, which holds parameters only, so that keys stay what they were.
+The record lies beside the stage's rows, in `iter_NN/.<stage>.inputs`: a line for each file. It stands apart
+from the stage's key, which holds parameters only, so that keys stay what they were.
 """
 
 import hashlib
@@ -217,7 +217,9 @@ def _display_name(run: "Run", row: InputFile) -> str:
 
 
 def _state(path: Path) -> tuple[int, int, int] | None:
-    """(bytes, mtime, ctime) of a file; of a folder of frames all bytes and the last times; None of nothing."""
+    """(bytes, mtime, ctime) of a file; of a folder of frames all bytes and the last times; None where there
+    is nothing.
+    """
     try:
         states = [path.stat(), *(frame.stat() for frame in frame_files(path))]
     except OSError:

@@ -8,24 +8,17 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
-from isrdpo.core.errors import IsrdpoError
 from isrdpo.core.folders import atomic_file, name_disk_errors
+from isrdpo.core.typed_json import RecordError, parse_json, reason
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Row = TypeVar("Row")
 Item = TypeVar("Item")
-
-
-class RecordError(IsrdpoError, ValueError):
-    """A row or a file of a run that cannot be read; the line says where and why."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +152,46 @@ class FixedPair:
     facts: dict
 
 
+@dataclass(frozen=True)
+class PreviousContext:
+    """The description c_{t-1} of a video that iteration t - 1 did not have."""
+
+    video: str
+    context: str
+
+
+@dataclass(frozen=True)
+class PairContext:
+    """The description of a fixed pair's video, by the pair's id."""
+
+    id: str
+    context: str
+
+
+@dataclass(frozen=True)
+class PairJudgment(Judgment):
+    """A verdict on a fixed pair, `with_context` or without."""
+
+    with_context: bool
+
+
+ROWS = {  # the rows of each file that stages write
+    "samples.jsonl": Sample,
+    "fixed_pairs.jsonl": FixedPair,
+    "previous_contexts.jsonl": PreviousContext,
+    "contexts.jsonl": Context,
+    "responses.jsonl": Responses,
+    "judgments.jsonl": Judgment,
+    "judgments_no_context.jsonl": Judgment,
+    "preferences.jsonl": Preference,
+    "answers.jsonl": Answer,
+    "fixed_contexts.jsonl": PairContext,
+    "fixed_judgments.jsonl": PairJudgment,
+    "scores.jsonl": Score,
+    "bad_data.jsonl": BadRow,
+}
+
+
 def data_set_responses(samples: Iterable[Sample]) -> list[Responses]:
     """Each sample's own chosen and rejected (empty where it lacks them), as if they were responses."""
     return [Responses(sample.id, [sample.chosen, sample.rejected], None, None) for sample in samples]
@@ -179,44 +212,13 @@ def to_line(row: Any) -> str:
 def parse_line(text: str | bytes, row_type: type[Row], where: str) -> Row:
     """A line back to its row. Raises RecordError, which names `where` and the fields that a row has."""
     try:
-        values = _parse_json(text, row_type)
+        values = parse_json(text, row_type)
         return row_type(**values) if row_type is not dict else values
     except (ValueError, TypeError) as error:
         names = ", ".join(f.name for f in fields(row_type)) if row_type is not dict else "any"
         raise RecordError(
-            f"{where}: not a {row_type.__name__} row ({_reason(error)}); its fields are: {names}"
+            f"{where}: not a {row_type.__name__} row ({reason(error)}); its fields are: {names}"
         ) from None
-
-
-def _parse_json(text: str | bytes, kind: Any) -> Any:
-    """The value of a JSON text, which has the type `kind`; an object may have more than that. Raises
-    ValueError.
-    """
-    try:
-        value = json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
-    except RecursionError:
-        raise ValueError("brackets in brackets without end") from None
-    _checker(kind).validate_json(text, strict=True)  # it only looks: the value stays as it was read
-    return value
-
-
-@lru_cache
-def _checker(kind: Any) -> TypeAdapter:
-    return TypeAdapter(kind)
-
-
-def _reason(error: Exception) -> str:
-    """Say in a few words why a value is refused."""
-    if not isinstance(error, ValidationError):
-        return "no text: a crash or a full disk may leave it" if _is_binary(error) else str(error)
-    problem = error.errors(include_url=False)[0]
-    place = ".".join(map(str, problem["loc"]))
-    return f"{place}: {problem['msg']}" if place else problem["msg"]
-
-
-def _is_binary(error: Exception) -> bool:
-    """Whether a text is refused for zeros or other bytes that are no text."""
-    return isinstance(error, UnicodeDecodeError) or "\0" in getattr(error, "doc", "")
 
 
 def read_jsonl(path: Path, row_type: type[Row]) -> list[Row]:
@@ -242,9 +244,9 @@ def read_json(path: Path, kind: Any = Any, advice: str = ADVICE) -> Any:
     Raises RecordError for a torn or edited file, with the `advice` what to do then.
     """
     try:
-        return _parse_json(path.read_bytes(), kind)
+        return parse_json(path.read_bytes(), kind)
     except ValueError as error:
-        raise RecordError(f"{path}: torn, or not what isrdpo writes ({_reason(error)}); {advice}") from None
+        raise RecordError(f"{path}: torn, or not what isrdpo writes ({reason(error)}); {advice}") from None
 
 
 def read_csv(path: Path, columns: Iterable[str], advice: str = ADVICE) -> "pd.DataFrame":

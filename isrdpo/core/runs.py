@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from isrdpo.core import params as parameters
 from isrdpo.core import changes, inputs, provenance, records
+from isrdpo.core import params as parameters
 from isrdpo.core.clips import find_clip
 from isrdpo.core.errors import MissingStage, RunError, is_expected, message_of
 from isrdpo.core.folders import create_run_folder, display_path, hold_lock, remove_dead_parts, resolve

@@ -191,12 +191,17 @@ def is_comparison_current(runs: list[Path], target: Path) -> bool:
     notebook = target / "06_comparison.ipynb"
     if not page.exists() or not notebook.exists():
         return False
-    parameters = records.read_json(notebook)["metadata"].get("papermill", {}).get("parameters", {})
+    try:
+        parameters = records.read_json(notebook)["metadata"]["papermill"]["parameters"]
+        recorded = parameters["runs"]
+    except (records.RecordError, KeyError, TypeError):
+        return False
     newest = 0
     for run in runs:
-        for marker in run.glob("iter_*/.done/*.json"):
+        # A folder's own time is younger where a marker was taken away.
+        for marker in (*run.glob("iter_*/.done"), *run.glob("iter_*/.done/*.json")):
             newest = max(newest, marker.stat().st_mtime_ns)
-    return parameters.get("runs") == [str(run) for run in runs] and page.stat().st_mtime_ns >= newest
+    return recorded == [str(run) for run in runs] and page.stat().st_mtime_ns >= newest
 
 
 def write_benchmark(preset: Path, overrides: list[str], clips: int, repeats: int, target: Path) -> Path:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from isrdpo.core import metrics, records
-from isrdpo.core.records import Answer, FixedPair, Sample
+from isrdpo.core.records import Answer, FixedPair, PairContext, PairJudgment, Sample
 from isrdpo.core.runs import Run, stage_main
 from isrdpo.core.stage import Stage
 from isrdpo.formats import predictions
@@ -95,26 +95,24 @@ def describe_fixed_pairs(stage: Stage, policy: "Policy", pairs: list[FixedPair])
     """The policy's own plain description of each fixed pair's video, by the pair's id."""
     size = stage.params.evaluate.batch_size
     batches = stage.batches(
-        "fixed_contexts.jsonl", dict, records.cut_batches(pairs, size), size, "describe fixed pairs"
+        "fixed_contexts.jsonl", PairContext, records.cut_batches(pairs, size), size, "describe fixed pairs"
     )
     limit = stage.params.respond.context_max_new_tokens
     for batch in batches:
         videos = policy.encode([stage.run.clip(pair.video, held_out=True) for pair in batch])
         requests = [stage.params.prompts.context] * len(batch)
         texts = policy.generate(videos, requests, max_new_tokens=limit)
-        batches.append([{"id": pair.id, "context": text} for pair, text in zip(batch, texts, strict=True)])
-    return {row["id"]: row["context"] for row in batches.rows()}
+        batches.append([PairContext(pair.id, text) for pair, text in zip(batch, texts, strict=True)])
+    return {row.id: row.context for row in batches.rows()}
 
 
 def judge_fixed_pairs(
     stage: Stage, policy: "Policy", pairs: list[FixedPair], contexts: dict[str, str]
 ) -> list[dict]:
-    """Every verdict on the fixed pairs, as rows of Judgment with `with_context`; always the policy's own
-    verdicts.
-    """
+    """Every verdict on the fixed pairs, as rows of PairJudgment; always the policy's own verdicts."""
     size = stage.params.evaluate.batch_size
     batches = stage.batches(
-        "fixed_judgments.jsonl", dict, records.cut_batches(pairs, size), size, "judge fixed pairs"
+        "fixed_judgments.jsonl", PairJudgment, records.cut_batches(pairs, size), size, "judge fixed pairs"
     )
     params = verdicts.own_verdicts_params(stage.params)
     for batch in batches:
@@ -131,9 +129,9 @@ def judge_fixed_pairs(
                 [contexts[pair.id] if with_context else None for pair in batch],
             )
             for pair_calls in calls:
-                rows += [asdict(call) | {"with_context": with_context} for call in pair_calls]
+                rows += [PairJudgment(**asdict(call), with_context=with_context) for call in pair_calls]
         batches.append(rows)
-    return batches.rows()
+    return [asdict(row) for row in batches.rows()]
 
 
 if __name__ == "__main__":

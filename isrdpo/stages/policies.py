@@ -38,7 +38,9 @@ def open_policy(stage: Stage, path: str) -> "LocalPolicy":
 
 
 def _record_base(stage: Stage) -> None:
-    """Record the files of the base, and of towers that it takes from elsewhere, so that a change is noticed."""
+    """Record the files of the base and of the towers that it takes from elsewhere, so that a change is
+    noticed.
+    """
     for parameter in ("model.path", "model.image_tower", "model.video_tower"):
         stage.read_model(parameter)
 

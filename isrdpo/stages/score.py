@@ -63,6 +63,8 @@ def score_iteration(run: Run, iteration: int) -> None:
     with run.stage("score", iteration) as stage:
         if stage is None or stage.params.score.scorer == "none":
             return
+        if stage.params.score.scorer == "local":
+            stage.read_model("score.model")
         requests = make_requests(read_answers(run, iteration), stage.params.score)
         log = records.BatchLog(stage.path("scores.jsonl"), records.Score, 1)
         failures = send(requests, log, stage.params)
@@ -152,7 +154,24 @@ def unsent(requests: Sequence[Request], path: Path) -> list[Request]:
                 f"{display_path(path)}: holds scores of other answers (first: {request.row.set}, "
                 f"{request.row.id}); give each model's predictions a folder of their own"
             )
+    _refuse_other_answers(requests, rows, path)
     return [request for request in requests if request.name() not in digests]
+
+
+def _refuse_other_answers(requests: Sequence[Request], rows: Sequence[records.Score], path: Path) -> None:
+    """Raise RunError where scores of these test sets are about answers that are not among the requests.
+
+    Figures would count them. Scores of claims stay where none are asked for any more.
+    """
+    sets = {request.row.set for request in requests}
+    names = {request.name() for request in requests}
+    names |= {(request.row.set, request.row.id, protocol.CLAIMS) for request in requests}
+    for row in rows:
+        if row.set in sets and (row.set, row.id, row.protocol) not in names:
+            raise RunError(
+                f"{display_path(path)}: holds a score of {row.set}, {row.id}, which is not to be scored (any "
+                f"more); score a changed prediction or test file into another folder"
+            )
 
 
 def score_row(request: Request, reply: str, scorer: str, version: str) -> records.Score:
@@ -200,9 +219,7 @@ def score_again(run: Run, settings: Params, iteration: int, redo: bool) -> None:
     Raises RunError where another scorer's rows would be dropped, unless `redo`.
     """
     scored = [t for stage, t in run.started() if stage == "score" and run.file(t, "scores.jsonl").exists()]
-    by_others = [
-        t for t in scored if stage_key(settings, "score", t) != run.file(t, ".score.key").read_text()
-    ]
+    by_others = [t for t in scored if stage_key(settings, "score", t) != run.key_on_disk("score", t)]
     if by_others and not redo:
         t = by_others[0]
         raise RunError(
