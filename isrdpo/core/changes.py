@@ -85,6 +85,7 @@ def forget(run: "Run", stage: str, t: int) -> None:
     """Make a stage unfinished; its rows go when it starts."""
     run.marker_path(stage, t).unlink(missing_ok=True)
     run.file(t, f".{stage}.key").unlink(missing_ok=True)
+    inputs.record_path(run, stage, t).unlink(missing_ok=True)
     if stage == "evaluate":
         _forget_dropped_policies(run, t)
 

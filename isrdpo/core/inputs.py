@@ -135,18 +135,25 @@ def changed_inputs(
     """The files that changed since these stages read them, by stage, as a message names them.
 
     What is gone has not changed, since a run may travel without its data. A stage that begins again anyway
-    reads today's files.
+    reads today's files, unless others have gone on from its rows.
     """
     look = lru_cache(maxsize=None)(lambda row: _has_changed(run, row))  # stages share most of their files
     changed = {}
     for stage, t in steps:
-        is_needed = TABLE[stage].resumes or run.marker_path(stage, t).exists()
-        recorded = read_record(run, stage, t) if is_needed else {}
-        recorded = (read or {}).get((stage, t), recorded)
+        recorded = (read or {}).get((stage, t), {})
+        if not recorded and _counts(run, stage, t):
+            recorded = read_record(run, stage, t)
         names = [_display_name(run, row) for row in recorded.values() if look(row)]
         if names:
             changed[stage, t] = names
     return changed
+
+
+def _counts(run: "Run", stage: str, t: int) -> bool:
+    """Whether there are rows that were made from what a stage has read before."""
+    if TABLE[stage].resumes or run.marker_path(stage, t).exists():
+        return True
+    return any((stage, t) in ancestors(run.params, *step) for step in run.started())
 
 
 def change_message(run: "Run", changed: dict[Step, list[str]]) -> str:

@@ -174,9 +174,9 @@ class Stage:
         if is_begun and TABLE[self.name].resumes:
             self.inputs = inputs.read_record(self.run, self.name, self.t)
             return
-        inputs.record_path(self.run, self.name, self.t).unlink(missing_ok=True)
         if is_begun:
             return
+        inputs.record_path(self.run, self.name, self.t).unlink(missing_ok=True)
         for name in (*TABLE[self.name].files, f"bad_{self.name}.jsonl"):
             path = self.path(name)
             path.with_name(f".{name}.journal").unlink(missing_ok=True)
