@@ -51,7 +51,8 @@ class Run:
                     records.write_json(folder / "provenance.json", provenance.collect())
                     params.save(folder / "params.yaml")
         run = cls(folder)
-        remove_dead_parts(folder)
+        for place in (folder, run.cache):
+            remove_dead_parts(place)
         run.update(params, redo)
         changes.follow_inputs(run, redo)
         return run

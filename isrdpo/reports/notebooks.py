@@ -15,7 +15,7 @@ from typing import Any
 
 from isrdpo.core import records
 from isrdpo.core.errors import RunError
-from isrdpo.core.folders import display_path, project_root
+from isrdpo.core.folders import display_path, name_disk_errors, project_root
 from isrdpo.core.pipeline import BESIDE, NOTEBOOKS
 from isrdpo.core.progress import format_time_left
 from isrdpo.core.runs import Run
@@ -266,7 +266,8 @@ def _run_papermill(source: Path, target: Path, values: Values, log: Path, tick: 
             failures.append(error)
 
     _wait_in_thread(work, tick)
-    return _explain(failures[0]) if failures else ""
+    with name_disk_errors(target):
+        return _explain(failures[0]) if failures else ""
 
 
 def _wait_in_thread(work: Callable[[], None], tick: Callable[[], None]) -> None:
