@@ -113,7 +113,7 @@ run_argument = argument("run_dir", metavar="RUN", help="the run's folder")
 run_option = option("--run", "run_dir", required=True, metavar="RUN", help="the run's folder")
 ITERATION_HELP = "1 to N; 0: the base and the evaluation set"
 iteration_option = option("--iteration", type=ITERATION, required=True, metavar="N", help=ITERATION_HELP)
-REDO_HELP = "where parameters changed, do again what was made under the old ones"
+REDO_HELP = "where parameters or data changed, do again what was made under the old ones"
 redo_flag = option("--redo", is_flag=True, help=REDO_HELP)
 
 
@@ -134,9 +134,13 @@ def run_command(preset: str, overrides: tuple[str, ...], stages: bool, redo: boo
     """
     from isrdpo import loop
     from isrdpo.core import params
-    from isrdpo.core.runs import Run
+    from isrdpo.core.runs import Run, own_folder
 
-    settings = params.load(preset_path(preset), overrides)
+    path = preset_path(preset)
+    place = own_folder(path, overrides)
+    settings = params.load(path, [*overrides, *place])
+    if place and resolve(params.load(path).run) != resolve(settings.run):
+        print(f"isrdpo: {settings.run}: moved or copied; it goes on where it is", file=sys.stderr)
     _require_ready([settings])
     run = Run.create(settings, redo=redo)
     loop.run_loop(run, stages_only=stages)
@@ -199,9 +203,13 @@ def study_command(file: str, overrides: tuple[str, ...], seeds: int | None, arms
 @option("--to", "target", default="outputs/comparison", metavar="FOLDER", help="where the page goes")
 def compare_command(runs: tuple[str, ...], target: str) -> None:
     """Compare runs: notebook 06 and its page."""
+    from isrdpo.core import changes
     from isrdpo.reports import compare
 
-    _print_comparison([run.folder for run in compare.open_runs(runs)], resolve(target))
+    opened = compare.open_runs(runs)
+    for run in opened:
+        changes.warn_of_changes(run)
+    _print_comparison([run.folder for run in opened], resolve(target))
 
 
 def _print_comparison(folders: list[Path], target: Path) -> None:
@@ -352,9 +360,12 @@ def agreement_command(first: Path, second: Path, target: str | None) -> None:
 def report_command(run_dir: str, bundle: str | None) -> None:
     """Rebuild a run's pages and index from its files."""
     from isrdpo import loop
+    from isrdpo.core import changes
     from isrdpo.core.runs import Run
 
-    for path in loop.rebuild_pages(Run.open(run_dir), Path(bundle) if bundle else None):
+    run = Run.open(run_dir)
+    changes.warn_of_changes(run)
+    for path in loop.rebuild_pages(run, Path(bundle) if bundle else None):
         print(path)
 
 
@@ -418,12 +429,14 @@ def export_command(
 
     Preferences go into one of four formats, the policy into LLaVA-Hound's layout.
     """
+    from isrdpo.core import changes
     from isrdpo.core.runs import Run
     from isrdpo.reports import export
 
     if policy == bool(layout):
         raise click.UsageError("Give either --format or --policy", click.get_current_context())
     run = Run.open(run_dir)
+    changes.warn_of_changes(run)
     if push:
         export.check_push(push)
     if layout:

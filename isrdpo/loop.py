@@ -19,9 +19,11 @@ from typing import Any
 
 from isrdpo.core import strict_yaml
 from isrdpo.core.errors import RunError
+from isrdpo.core.folders import display_path
 from isrdpo.core.params import Params
 from isrdpo.core.pipeline import BESIDE, NOTEBOOKS, STAGES
 from isrdpo.core.progress import format_duration
+from isrdpo.core.records import RecordError
 from isrdpo.core.runs import Run, is_complete
 from isrdpo.reports import notebooks, pages, summary
 
@@ -123,7 +125,8 @@ def _run_notebooks(run: Run, remaining: Sequence[Step], total: int) -> None:
             notebooks.update_page(run, step.stage, step.t, line.update)
         except BaseException as error:
             line.abort()
-            pages.write_index(run, _stop_notice(step, total, error))
+            with suppress(OSError):  # a full disk is why the step stopped, too
+                pages.write_index(run, _stop_notice(step, total, error))
             raise
         clock.took[step.stage] = line.seconds
         line.finish(_time_left(clock, remaining[place + 1 :]))
@@ -240,9 +243,19 @@ def rebuild_pages(run: Run, bundle: Path | None) -> list[Path]:
 
 
 def summary_table(path: Path) -> str:
-    """Return summary.csv for a terminal: a line per measure that has values, a column per iteration."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    """Return summary.csv for a terminal: a line per measure that has values, a column per iteration.
+
+    Raises RecordError for a torn or edited file.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return _table_lines(list(csv.DictReader(file)))
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        advice = f"remove it, and `isrdpo report {display_path(path.parent)}` writes it anew"
+        raise RecordError(f"{path}: torn or edited ({error}); {advice}") from None
+
+
+def _table_lines(rows: list[dict[str, str]]) -> str:
     width = max(map(len, COLUMNS))
     lines = [f"{'iteration':<{width}}" + "".join(f"{row['iteration']:>9}" for row in rows)]
     for name in COLUMNS:

@@ -2,7 +2,11 @@
 in a run.
 """
 
+import errno
+import hashlib
 import os
+import platform
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +14,15 @@ from pathlib import Path
 
 import filelock
 
-from isrdpo.core.errors import RunError, RunLocked
+from isrdpo.core.errors import IsrdpoError, RunError, RunLocked
 
 PACKAGE = Path(__file__).parents[1]
 TOYBOX_BASE = PACKAGE / "toybox" / "base"  # the base model that ships with the package
 LOCK_SECONDS = 10  # how long to wait for a lock: a killed kernel lives on for a moment
+CLOCK_SECONDS = 5  # by how much a file's time and a process's may differ
+PART = re.compile(r"\.[^/]+\.(\d+)(?:@([0-9a-f]*))?\.part")  # .name.PID@HOST.part
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO)
+TORN_BY_TORCH = re.compile(r"PytorchStreamWriter failed writing|unexpected pos \d+ vs \d+")  # no errno in it
 
 
 def project_root() -> Path:
@@ -94,18 +102,20 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to.
 
     It is flushed to disk and renamed to `path` when the block ends well, else removed. Raises RunError where
-    `path` is a folder or a device, which must not be replaced.
+    `path` is a folder or a device, which must not be replaced, and OSError, which names `path`, where the
+    disk is full or may not be written.
     """
     if path.exists() and not path.is_file():
         raise RunError(f"{display_path(path)}: not a file, so nothing is written there; give another name")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        flush(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    part = _part(path)
+    with name_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+            flush(part)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -113,20 +123,98 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     """An empty folder beside `folder` to fill. It is flushed to disk and takes the place of `folder` when
     the block ends well.
 
-    The old folder stays until then. What a killed process left of an earlier try is removed first.
+    The old folder stays until then. Raises OSError as `atomic_file` does.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    try:
-        yield part
-        for path in [*part.rglob("*"), part]:
-            flush(path)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(part, folder)
-    finally:
+    part = _part(folder)
+    with name_disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        try:
+            yield part
+            for path in [*part.rglob("*"), part]:
+                flush(path)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(part, folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _part(path: Path) -> Path:
+    """The name under which this process writes `path`. It says whose it is, for `remove_dead_parts`."""
+    return path.with_name(f".{path.name}.{os.getpid()}@{_host()}.part")
+
+
+def _host() -> str:
+    """A short name for this machine, fit for a file's name."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def remove_dead_parts(folder: Path) -> None:
+    """Remove what processes of this machine that are dead left half-written in a folder and below it.
+
+    What belongs to a live process, or to one of another machine, stays.
+    """
+    for here, below, files in os.walk(folder):
+        for name in [name for name in (*files, *below) if PART.fullmatch(name)]:
+            if _is_dead(Path(here, name)):
+                _remove(Path(here, name))
+        below[:] = [name for name in below if not PART.fullmatch(name)]
+
+
+def _is_dead(part: Path) -> bool:
+    """Whether the process that wrote a part is gone from this machine."""
+    import psutil
+
+    name = PART.fullmatch(part.name)
+    if name is None or name[2] not in (None, _host()):
+        return False
+    pid = name[1]
+    try:
+        # A part that is older than the process of its number was left by an earlier one of the same number.
+        return part.stat().st_mtime < psutil.Process(int(pid)).create_time() - CLOCK_SECONDS
+    except psutil.NoSuchProcess:
+        return True
+    except (OSError, psutil.Error, OverflowError):
+        return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def name_disk_errors(path: Path) -> Iterator[None]:
+    """Raise whatever a library raises on a full or read-only disk as an OSError that names `path`."""
+    try:
+        yield
+    except Exception as error:
+        number = disk_error(error)
+        name = str(getattr(error, "filename", None) or "")
+        if number is None or (name and not PART.search(name)):
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def disk_error(error: BaseException) -> int | None:
+    """The errno of an exception that says that a disk cannot be written; None of another one.
+
+    safetensors and torch raise their own types, with the system's words or number only in their text.
+    """
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return error.errno
+    if isinstance(error, IsrdpoError):
+        return None
+    text = str(error)
+    for number in DISK_ERRORS:
+        if f"os error {number})" in text or os.strerror(number) in text:
+            return number
+    if TORN_BY_TORCH.search(text):
+        return errno.ENOSPC
+    return disk_error(error.__cause__) if error.__cause__ else None
 
 
 def flush(path: Path) -> None:

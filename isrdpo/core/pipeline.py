@@ -35,6 +35,7 @@ class StageSpec:
     iteration's folder; they are removed before it starts under another key. `depends` names parameters by
     dotted key, or whole sections. `notebook` shows the stage; a stage without one stands in the notebook of
     the stage `beside` it. `first` is the first iteration that has the stage: 0 is the base's evaluation.
+    A stage that `resumes` goes on from its rows on disk; another one begins again.
     """
 
     version: int
@@ -43,6 +44,7 @@ class StageSpec:
     notebook: str = ""
     beside: str = ""
     first: int = 1
+    resumes: bool = True
 
 
 TABLE = {
@@ -50,6 +52,7 @@ TABLE = {
         version=1,
         notebook="01_data_prep",
         first=0,
+        resumes=False,
         files=("samples.jsonl", "fixed_pairs.jsonl"),
         depends=("data", "toybox", "seed", "video.span"),
     ),
@@ -160,6 +163,18 @@ def upstream(params: Params, stage: str, t: int) -> list[tuple[str, int]]:
             return [("evaluate", t)]
         case _:  # train and look
             return [("judge", t)]
+
+
+def ancestors(params: Params, stage: str, t: int) -> set[tuple[str, int]]:
+    """(stage, iteration) of everything that a stage's rows come from, however far above it."""
+    above: set[tuple[str, int]] = set()
+    waiting = upstream(params, stage, t)
+    while waiting:
+        step = waiting.pop()
+        if step not in above:
+            above.add(step)
+            waiting += upstream(params, *step)
+    return above
 
 
 def _upstream_of_respond(params: Params, t: int) -> list[tuple[str, int]]:

@@ -6,10 +6,12 @@ import shlex
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from isrdpo.core import records
 from isrdpo.core.folders import PACKAGE
 from isrdpo.core.secrets import SECRET
 
@@ -29,6 +31,29 @@ PACKAGES = (
     "openai",
     "jupyterlab",
 )
+
+
+@dataclass
+class Entry:
+    """Where a run went on with other versions or on another machine; at least this."""
+
+    created: str
+    commit: str | None
+    platform: str
+
+
+@dataclass
+class Record(Entry):
+    """What provenance.json holds at least."""
+
+    command: str
+    packages: dict[str, str | None]
+    later: list[Entry] = field(default_factory=list)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A record on disk. Raises RecordError for a torn or edited file."""
+    return records.read_json(path, Record, "restore it, or remove it: the next `isrdpo run` writes a new one")
 
 
 def collect() -> dict[str, Any]:

@@ -11,19 +11,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from isrdpo.core.errors import IsrdpoError
-from isrdpo.core.folders import atomic_file
-from isrdpo.core.text_files import encoding_fault, open_text, read_text
+from isrdpo.core.folders import atomic_file, name_disk_errors
+from isrdpo.core.typed_json import RecordError, parse_json, reason
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Row = TypeVar("Row")
 Item = TypeVar("Item")
-
-
-class RecordError(IsrdpoError, ValueError):
-    """A row that cannot be read; the line says where and why."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +154,46 @@ class FixedPair:
     facts: dict
 
 
+@dataclass(frozen=True)
+class PreviousContext:
+    """The description c_{t-1} of a video that iteration t - 1 did not have."""
+
+    video: str
+    context: str
+
+
+@dataclass(frozen=True)
+class PairContext:
+    """The description of a fixed pair's video, by the pair's id."""
+
+    id: str
+    context: str
+
+
+@dataclass(frozen=True)
+class PairJudgment(Judgment):
+    """A verdict on a fixed pair, `with_context` or without."""
+
+    with_context: bool
+
+
+ROWS = {  # the rows of each file that stages write
+    "samples.jsonl": Sample,
+    "fixed_pairs.jsonl": FixedPair,
+    "previous_contexts.jsonl": PreviousContext,
+    "contexts.jsonl": Context,
+    "responses.jsonl": Responses,
+    "judgments.jsonl": Judgment,
+    "judgments_no_context.jsonl": Judgment,
+    "preferences.jsonl": Preference,
+    "answers.jsonl": Answer,
+    "fixed_contexts.jsonl": PairContext,
+    "fixed_judgments.jsonl": PairJudgment,
+    "scores.jsonl": Score,
+    "bad_data.jsonl": BadRow,
+}
+
+
 def data_set_responses(samples: Iterable[Sample]) -> list[Responses]:
     """Each sample's own chosen and rejected (empty where it lacks them), as if they were responses."""
     return [Responses(sample.id, [sample.chosen, sample.rejected], None, None) for sample in samples]
@@ -176,17 +211,15 @@ def to_line(row: Any) -> str:
     return json.dumps(row if isinstance(row, dict) else asdict(row), ensure_ascii=False) + "\n"
 
 
-def parse_line(text: str, row_type: type[Row], where: str) -> Row:
+def parse_line(text: str | bytes, row_type: type[Row], where: str) -> Row:
     """A line back to its row. Raises RecordError, which names `where` and the fields that a row has."""
-    if fault := encoding_fault(text):
-        raise RecordError(f"{where}: {fault}")
     try:
-        values = json.loads(text)
+        values = parse_json(text, row_type)
         return row_type(**values) if row_type is not dict else values
     except (ValueError, TypeError) as error:
         names = ", ".join(f.name for f in fields(row_type)) if row_type is not dict else "any"
         raise RecordError(
-            f"{where}: not a {row_type.__name__} row ({error}); its fields are: {names}"
+            f"{where}: not a {row_type.__name__} row ({reason(error)}); its fields are: {names}"
         ) from None
 
 
@@ -195,7 +228,7 @@ def read_jsonl(path: Path, row_type: type[Row]) -> list[Row]:
 
     Raises RecordError for a row that cannot be read, FileNotFoundError without the file.
     """
-    with open_text(path) as file:
+    with path.open("rb") as file:
         return [parse_line(text, row_type, f"{path}:{n}") for n, text in enumerate(file, 1) if text.strip()]
 
 
@@ -204,9 +237,35 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
     write_text(path, "".join(map(to_line, rows)))
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file."""
-    return json.loads(read_text(path))
+ADVICE = "restore it, or remove it and give the same command again"
+
+
+def read_json(path: Path, kind: Any = Any, advice: str = ADVICE) -> Any:
+    """The value in a JSON file, which has the type `kind`: for an object a dataclass of what it has at least.
+
+    Raises RecordError for a torn or edited file, with the `advice` what to do then.
+    """
+    try:
+        return parse_json(path.read_bytes(), kind)
+    except ValueError as error:
+        raise RecordError(f"{path}: torn, or not what isrdpo writes ({reason(error)}); {advice}") from None
+
+
+def read_csv(path: Path, columns: Iterable[str], advice: str = ADVICE) -> "pd.DataFrame":
+    """A table with at least these columns, the numbers in it as numbers.
+
+    Raises RecordError for a torn or edited file, with the `advice` what to do then.
+    """
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path)
+    except ValueError as error:  # pandas' own errors are ValueErrors
+        raise RecordError(f"{path}: not readable as CSV ({str(error).strip()}); {advice}") from None
+    absent = [name for name in columns if name not in table.columns]
+    if absent:
+        raise RecordError(f"{path}: no column {', '.join(absent)}; {advice}")
+    return table
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -270,25 +329,31 @@ class BatchLog:
         lines = self.journal.read_bytes().splitlines(keepends=True)
         for text in lines:
             parts = text.split()
-            if not text.endswith(b"\n") or len(parts) != 2 or not all(part.isdigit() for part in parts):
+            if not text.endswith(b"\n") or len(parts) != 2 or not all(map(_is_number, parts)):
                 break
             batch_size, size = map(int, parts)
             if batch_size != self.batch_size:
                 self.dropped = len(lines) - len(sizes) + 1
                 break
-            if not sizes[-1] <= size <= present:
+            if not sizes[-1] <= size <= present or not self._is_line_end(size):
                 break
             sizes.append(size)
         return sizes[1:]
 
+    def _is_line_end(self, size: int) -> bool:
+        """Whether a line of the file ends after `size` bytes, so that no row is cut in two."""
+        with self.path.open("rb") as file:
+            file.seek(max(size - 1, 0))
+            return size == 0 or file.read(1) == b"\n"
+
     def append(self, rows: list[Any]) -> None:
         """Note that one batch of input rows is done. `rows` are its output rows: any number, also none."""
-        with self.path.open("ab") as file:
+        with name_disk_errors(self.path), self.path.open("ab") as file:
             file.write("".join(map(to_line, rows)).encode())
             file.flush()
             os.fsync(file.fileno())
             size = file.tell()
-        with self.journal.open("a") as file:
+        with name_disk_errors(self.journal), self.journal.open("a") as file:
             file.write(f"{self.batch_size} {size}\n")
             file.flush()
             os.fsync(file.fileno())
@@ -297,3 +362,8 @@ class BatchLog:
     def rows(self) -> list[Any]:
         """All rows on disk."""
         return read_jsonl(self.path, self.row_type)
+
+
+def _is_number(text: bytes) -> bool:
+    """Whether a word of a journal is a number of bytes or rows."""
+    return text.isdigit() and len(text) < 20

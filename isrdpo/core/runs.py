@@ -4,18 +4,19 @@ its lock.
 
 import hashlib
 import json
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from isrdpo.core import clips, provenance, records
+from isrdpo.core import changes, clips, inputs, provenance, records
 from isrdpo.core import params as parameters
 from isrdpo.core.errors import MissingStage, RunError, is_expected, message_of
-from isrdpo.core.folders import create_run_folder, display_path, hold_lock, resolve
+from isrdpo.core.folders import create_run_folder, display_path, hold_lock, remove_dead_parts, resolve
 from isrdpo.core.pipeline import BESIDE, NOTEBOOKS, ORDER, TABLE, stage_key, upstream
-from isrdpo.core.stage import Stage
+from isrdpo.core.stage import Marker, Stage
 
 
 def draw_seed(run_seed: int, iteration: int, sample_id: str, draw: str) -> int:
@@ -27,11 +28,16 @@ def draw_seed(run_seed: int, iteration: int, sample_id: str, draw: str) -> int:
 
 
 class Run:
-    """One folder under outputs/: made by `create`, opened by `open`."""
+    """One folder under outputs/: made by `create`, opened by `open`.
+
+    A run that was moved or copied is where it lies, whatever `run:` in its params.yaml says.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
-        self.params = parameters.Params.from_file(self.folder / "params.yaml")
+        params = parameters.Params.from_file(self.folder / "params.yaml")
+        is_here = resolve(params.run) == self.folder
+        self.params = params if is_here else params.override("", {"run": display_path(self.folder)})
 
     @classmethod
     def create(cls, params: parameters.Params, redo: bool = False) -> "Run":
@@ -44,7 +50,10 @@ class Run:
                     records.write_json(folder / "provenance.json", provenance.collect())
                     params.save(folder / "params.yaml")
         run = cls(folder)
+        for place in (folder, run.cache):
+            remove_dead_parts(place)
         run.update(params, redo)
+        changes.follow_inputs(run, redo)
         return run
 
     @classmethod
@@ -65,48 +74,13 @@ class Run:
         Raises RunError for a change under which rows on disk were made, unless `redo`: then their stages
         are to be done again.
         """
-        if params == self.params:
-            return
-        with self.lock():
-            last = max((t for _, t in self.finished()), default=0)
-            if params.iterations < last:
-                raise RunError(
-                    f"{display_path(self.folder)}: iterations={params.iterations} is fewer than the {last} "
-                    f"that are there; choose another run=..."
-                )
-            stale = [(s, t) for s, t in self.started() if self._key_on_disk(s, t) != stage_key(params, s, t)]
-            if stale and not redo:
-                raise RunError(self._stale_message(params, stale))
-            params.save(self.folder / "params.yaml")
-            self.params = params
-            for stage, t in stale:
-                self._forget(stage, t)
+        if params != self.params:
+            changes.take_over(self, params, redo)
 
-    def _stale_message(self, params: parameters.Params, stale: list[tuple[str, int]]) -> str:
-        names = ", ".join(_changed_names(self.params.to_dict(), params.to_dict()))
-        stage, t = stale[0]
-        others = f" and {len(stale) - 1} more" if len(stale) > 1 else ""
-        return (
-            f"{display_path(self.folder)}: {names} changed, and stage {stage} of iteration {t}{others} "
-            f"made under the old value; choose another run=..., "
-            f"or have it done again with `isrdpo run PARAMS --redo`"
-        )
-
-    def _forget(self, stage: str, t: int) -> None:
-        """Make a stage unfinished; its rows go when it starts."""
-        self.marker_path(stage, t).unlink(missing_ok=True)
-        self.file(t, f".{stage}.key").unlink(missing_ok=True)
-        if stage == "evaluate":
-            self._forget_dropped_policies(t)
-
-    def _forget_dropped_policies(self, t: int) -> None:
-        """Evaluating iteration t again needs its policy; where `keep_policies` dropped it, training has to
-        make it again.
-        """
-        if t and not self.file(t, "policy").exists():
-            for earlier in range(1, t + 1):
-                if not self.file(earlier, "policy").exists():
-                    self.marker_path("train", earlier).unlink(missing_ok=True)
+    def take_parameters(self, params: parameters.Params) -> None:
+        """Use these parameters from now on, and keep them in params.yaml."""
+        params.save(self.folder / "params.yaml")
+        self.params = params
 
     def override(self, section: str, values: dict[str, Any]) -> None:
         """Record a notebook's parameters (None: as in params.yaml) before its stage starts.
@@ -121,7 +95,10 @@ class Run:
         """Add to provenance.json where a run goes on with other versions or on another machine."""
         path = self.folder / "provenance.json"
         now = provenance.collect()
-        record = records.read_json(path) if path.exists() else now
+        if not path.exists():
+            records.write_json(path, now)
+            return
+        record = provenance.read(path)
         latest = (record.get("later") or [record])[-1]
         if not provenance.same_machine(latest, now):
             records.write_json(path, record | {"later": [*record.get("later", []), now]})
@@ -179,26 +156,42 @@ class Run:
     def done(self, stage: str, t: int) -> dict | None:
         """The stage's marker, if it was made under today's parameters."""
         path = self.marker_path(stage, t)
-        marker = records.read_json(path) if path.exists() else None
-        return marker if marker and marker["key"] == stage_key(self.params, stage, t) else None
+        if not path.exists():
+            return None
+        advice = f"remove it, and stage {stage} of iteration {t} is done again"
+        marker = records.read_json(path, Marker, advice)
+        return marker if marker["key"] == stage_key(self.params, stage, t) else None
 
     def finished(self) -> list[tuple[str, int]]:
         """(stage, iteration) of every marker on disk, in order."""
-        markers = self.folder.glob("iter_*/.done/*.json")
-        return _in_order([(path.stem, int(path.parent.parent.name[5:])) for path in markers])
+        return [(s, t) for s, t in self._steps() if self.marker_path(s, t).exists()]
 
     def started(self) -> list[tuple[str, int]]:
         """(stage, iteration) of everything that has rows on disk, finished or not, in order."""
-        begun = [
-            (path.name.split(".")[1], int(path.parent.name[5:])) for path in self.folder.glob("iter_*/.*.key")
-        ]
-        return _in_order(
-            [(s, t) for s, t in begun if any(self.file(t, name).exists() for name in TABLE[s].files)]
-        )
+        begun = [(s, t) for s, t in self._steps() if self.file(t, f".{s}.key").exists()]
+        return [(s, t) for s, t in begun if any(self.file(t, name).exists() for name in TABLE[s].files)]
 
-    def _key_on_disk(self, stage: str, t: int) -> str:
-        """The key under which the rows on disk were begun."""
-        return self.file(t, f".{stage}.key").read_text()
+    def _steps(self) -> list[tuple[str, int]]:
+        """(stage, iteration) of all that the folders on disk may hold, in order."""
+        names = [path.name.removeprefix("iter_") for path in self.folder.glob("iter_*")]
+        numbers = sorted(int(name) for name in names if re.fullmatch(r"[0-9]{2,6}", name))
+        return [(stage, t) for t in numbers for stage in ORDER]
+
+    def key_on_disk(self, stage: str, t: int) -> str:
+        """The key under which the rows on disk were begun; empty where none were.
+
+        Raises RecordError for a torn file: rows of unknown parameters are neither kept nor removed.
+        """
+        path = self.file(t, f".{stage}.key")
+        if not path.exists():
+            return ""
+        key = path.read_bytes().strip()
+        if not re.fullmatch(rb"[0-9a-f]{32}", key):
+            raise records.RecordError(
+                f"{path}: torn or edited, so what the rows beside it were made under is not known; "
+                f"remove it, and stage {stage} of iteration {t} is done again from its begin"
+            )
+        return key.decode()
 
     @contextmanager
     def lock(self, name: str = "") -> Iterator[None]:
@@ -224,6 +217,7 @@ class Run:
                 f"more: `isrdpo run PARAMS iterations=...`"
             )
         with self.lock():
+            inputs.require_unchanged(self, name, t)
             if self.done(name, t):
                 yield None
                 return
@@ -252,19 +246,18 @@ def is_complete(run: Run, stage: str, t: int) -> bool:
     return not needs_scoring or run.done("score", t) is not None
 
 
-def _in_order(stages: list[tuple[str, int]]) -> list[tuple[str, int]]:
-    return sorted(stages, key=lambda at: (at[1], ORDER.index(at[0])))
+def own_folder(preset: Path, overrides: Sequence[str]) -> list[str]:
+    """The override by which a run's own params.yaml stands for the run where the file lies.
 
-
-def _changed_names(old: dict, new: dict, prefix: str = "") -> list[str]:
-    """The dotted names of the parameters that differ."""
-    names = []
-    for name in new:
-        if isinstance(new[name], dict):
-            names += _changed_names(old[name], new[name], f"{prefix}{name}.")
-        elif old[name] != new[name]:
-            names.append(f"{prefix}{name}")
-    return names
+    None where `overrides` say run=..., and for a preset. A run that was moved, or copied, is thereby not
+    mistaken for the one that its file names.
+    """
+    folder = preset.parent.resolve()
+    is_run = preset.name == "params.yaml" and (
+        (folder / "provenance.json").exists() or any(folder.glob("iter_*"))
+    )
+    is_named = any(text.startswith("run=") for text in overrides)
+    return [f"run={display_path(folder)}"] if is_run and not is_named else []
 
 
 def open_or_create(run_dir: str | Path, preset: str | Path) -> Run:

@@ -5,12 +5,13 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from isrdpo.core import records
+from isrdpo.core import inputs, records
 from isrdpo.core.errors import BadShare
 from isrdpo.core.folders import display_path
 from isrdpo.core.left_out import BadItem, LeftOutLog, left_out_path
@@ -22,6 +23,21 @@ if TYPE_CHECKING:
     from isrdpo.core.runs import Run
 
 Item = TypeVar("Item")
+
+
+@dataclass
+class Marker:
+    """What the marker of a finished stage holds at least; pages read all of it."""
+
+    stage: str
+    iteration: int
+    key: str
+    total: int
+    counts: dict[str, int]
+    bad: dict[str, int]
+    warnings: list[str]
+    seconds: float
+    peak_rss_mb: int
 
 
 @dataclass
@@ -78,6 +94,7 @@ class Stage:
         self.counts: dict[str, int] = {}
         self.warnings: list[str] = []
         self.bad_samples: list[dict] = []
+        self.inputs: dict[inputs.Key, inputs.InputFile] = {}
         self._started = time.monotonic()
 
     @property
@@ -131,14 +148,54 @@ class Stage:
         """Note a sentence that pages show."""
         self.warnings.append(text)
 
+    def read_input(self, root: str, name: str) -> None:
+        """Note that the stage reads a file from outside the run, before it does.
+
+        `root` and `name` are those of `inputs.InputFile`; a file that is not there is noted too.
+        """
+        if (root, name, "file") not in self.inputs:
+            earlier = self._earlier_inputs.get((root, name, "file"))
+            self._note([inputs.fingerprint(self.run, root, name, earlier)])
+
+    def read_listing(self, root: str, name: str = ".") -> None:
+        """Note that the stage reads what files there are in a folder."""
+        self._note([inputs.listing(self.run, root, name)])
+
+    def read_model(self, parameter: str) -> None:
+        """Note that the stage reads the model that a parameter names, and write it down before its rows."""
+        self._note(inputs.model_inputs(self.run, parameter, self._earlier_inputs))
+        self._save_inputs()
+
+    def _note(self, files: Iterable[inputs.InputFile]) -> None:
+        """Keep the first record of each file: rows may have been made from it."""
+        for file in files:
+            self.inputs.setdefault(file.key, file)
+
+    def _save_inputs(self) -> None:
+        path = inputs.record_path(self.run, self.name, self.t)
+        records.write_jsonl(path, self.inputs.values())
+
+    @cached_property
+    def _earlier_inputs(self) -> dict[inputs.Key, inputs.InputFile]:
+        """What the run's stages read, so that a file that stayed the same is not digested again."""
+        earlier: dict[inputs.Key, inputs.InputFile] = {}
+        for name, t in self.run.finished():
+            earlier |= inputs.read_record(self.run, name, t)
+        return earlier
+
     def begin(self) -> None:
         """Remove rows that were made under another key (they are never mixed in), and the marker."""
         key_file = self.path(f".{self.name}.key")
         self.run.marker_path(self.name, self.t).unlink(missing_ok=True)
         for torn in self.path("").glob(".*.part"):
             shutil.rmtree(torn) if torn.is_dir() else torn.unlink()
-        if key_file.exists() and key_file.read_text() == self.key:
+        is_begun = self.run.key_on_disk(self.name, self.t) == self.key
+        if is_begun and TABLE[self.name].resumes:
+            self.inputs = inputs.read_record(self.run, self.name, self.t)
             return
+        if is_begun:
+            return
+        inputs.record_path(self.run, self.name, self.t).unlink(missing_ok=True)
         for name in (*TABLE[self.name].files, f"bad_{self.name}.jsonl"):
             path = self.path(name)
             path.with_name(f".{name}.journal").unlink(missing_ok=True)
@@ -161,6 +218,8 @@ class Stage:
                 f"above max_bad_share={allowed}; mend them, or raise max_bad_share; "
                 f"first: {first['id']}: {first['detail'] or first['cause']}"
             )
+        inputs.require_unchanged(self.run, self.name, self.t, self.inputs)
+        self._save_inputs()
         marker = {
             "stage": self.name,
             "iteration": self.t,

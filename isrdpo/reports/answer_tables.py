@@ -66,8 +66,8 @@ def score_rows(run: Run, iteration: int) -> list[records.Score]:
 
 def scorer(run: Run, iteration: int) -> str:
     """Return who says what is right in `answers`: "facts", a scorer's version, or "" for nobody."""
-    rows = records.read_jsonl(run.file(iteration, "answers.jsonl"), dict)
-    if any(isinstance(row["truth"], dict) for row in rows):
+    rows = records.read_jsonl(run.file(iteration, "answers.jsonl"), records.Answer)
+    if any(row.truth is not None for row in rows):
         return "facts"
     return ", ".join(sorted({row.version for row in score_rows(run, iteration)}))
 
@@ -184,7 +184,7 @@ def benchmark_tables(run: Run, iteration: int) -> dict[str, pd.DataFrame]:
         path = run.file(t, "benchmark.csv")
         if not (run.done("evaluate", t) and path.exists()):
             continue
-        table = pd.read_csv(path)
+        table = records.read_csv(path, [*keys, "value", "unread", "questions", "incomplete"])
         name = _policy_name(t)
         intervals = [metrics.interval_of(row, "value").text() for row in table.to_dict("records")]
         columns = {name: intervals, f"{name}: unread": table["unread"]}

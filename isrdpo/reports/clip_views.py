@@ -49,13 +49,24 @@ class ClipView:
     note: str = ""
 
 
+@dataclass
+class ModelInput:
+    """What model.json holds at least; see `model_input`."""
+
+    frames: int
+    image_size: int | None
+
+
 def model_input(run: Run) -> dict[str, Any]:
     """Return the model's input: `frames`, and `image_size`, in pixels per side of the center square.
 
     An `image_size` of None stands for whole frames, at a size that the model chooses.
     """
     path = run.folder / "model.json"
-    return records.read_json(path) if path.exists() else {"frames": 8, "image_size": LARGEST_SIDE}
+    if not path.exists():
+        return {"frames": 8, "image_size": LARGEST_SIDE}
+    advice = "remove it: the next stage that opens the model writes it anew"
+    return records.read_json(path, ModelInput, advice)
 
 
 def frames_seen(run: Run, path: Path) -> video.Clip:

@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from isrdpo.core import records
 from isrdpo.core.folders import atomic_file, project_root
 from isrdpo.core.pipeline import dependencies
+from isrdpo.core.provenance import read as read_provenance
 from isrdpo.core.runs import Run
 from isrdpo.reports.panels import save
 
@@ -238,7 +239,7 @@ def provenance(run: Run, stage: str) -> Html:
 
     Brings the style sheet for a notebook.
     """
-    record = records.read_json(run.folder / "provenance.json")
+    record = read_provenance(run.folder / "provenance.json")
     facts = provenance_frame(record, dependencies(run.params, stage))
     return render("provenance.html.j2", table=table(facts, f"Provenance of stage {stage}"))
 

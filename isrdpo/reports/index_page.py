@@ -5,11 +5,12 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from isrdpo.core import records
+from isrdpo.core import provenance
 from isrdpo.core.folders import display_path
 from isrdpo.core.pipeline import NOTEBOOKS, STAGES
 from isrdpo.core.runs import Run
 from isrdpo.reports import html, iteration_plots, outcomes, plots, summary
+from isrdpo.reports.clip_views import model_input
 from isrdpo.reports.pages import POLICY, page_path
 
 Sections = dict[str, Any]  # values of index.html.j2, by name
@@ -60,7 +61,7 @@ def _model(run: Run) -> str:
     path = run.folder / "model.json"
     if not path.exists():
         return run.params.model.path
-    sizes = records.read_json(path)
+    sizes = model_input(run)
     size = f" of {sizes['image_size']} px" if sizes["image_size"] else ""
     return f"{run.params.model.path} ({sizes['frames']} frames{size})"
 
@@ -138,7 +139,7 @@ def _cost(run: Run, markers: list[dict]) -> Sections:
 
 def _provenance(run: Run) -> Sections:
     """Versions, commit and machine, and the command that makes the run again."""
-    record = records.read_json(run.folder / "provenance.json")
+    record = provenance.read(run.folder / "provenance.json")
     return {
         "created": record["created"],
         "command": record["command"],

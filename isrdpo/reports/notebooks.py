@@ -15,7 +15,7 @@ from typing import Any
 
 from isrdpo.core import records
 from isrdpo.core.errors import RunError
-from isrdpo.core.folders import display_path, project_root
+from isrdpo.core.folders import display_path, name_disk_errors, project_root
 from isrdpo.core.pipeline import BESIDE, NOTEBOOKS
 from isrdpo.core.progress import format_time_left
 from isrdpo.core.runs import Run
@@ -191,12 +191,17 @@ def is_comparison_current(runs: list[Path], target: Path) -> bool:
     notebook = target / "06_comparison.ipynb"
     if not page.exists() or not notebook.exists():
         return False
-    parameters = records.read_json(notebook)["metadata"].get("papermill", {}).get("parameters", {})
+    try:
+        parameters = records.read_json(notebook)["metadata"]["papermill"]["parameters"]
+        recorded = parameters["runs"]
+    except (records.RecordError, KeyError, TypeError):
+        return False
     newest = 0
     for run in runs:
-        for marker in run.glob("iter_*/.done/*.json"):
+        # A folder's own time is younger where a marker was taken away.
+        for marker in (*run.glob("iter_*/.done"), *run.glob("iter_*/.done/*.json")):
             newest = max(newest, marker.stat().st_mtime_ns)
-    return parameters.get("runs") == [str(run) for run in runs] and page.stat().st_mtime_ns >= newest
+    return recorded == [str(run) for run in runs] and page.stat().st_mtime_ns >= newest
 
 
 def write_benchmark(preset: Path, overrides: list[str], clips: int, repeats: int, target: Path) -> Path:
@@ -261,7 +266,8 @@ def _run_papermill(source: Path, target: Path, values: Values, log: Path, tick: 
             failures.append(error)
 
     _wait_in_thread(work, tick)
-    return _explain(failures[0]) if failures else ""
+    with name_disk_errors(target):
+        return _explain(failures[0]) if failures else ""
 
 
 def _wait_in_thread(work: Callable[[], None], tick: Callable[[], None]) -> None:

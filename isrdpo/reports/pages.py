@@ -95,9 +95,13 @@ def write_index(run: Run, state: str = "") -> Path:
 
 
 def is_index_current(run: Run) -> bool:
-    """Whether report.html and summary.csv are younger than every stage and page."""
+    """Whether report.html and summary.csv are younger than every stage and page.
+
+    A folder's own time counts, too: it is younger where a marker was taken away.
+    """
     index_files = [run.folder / "report.html", run.folder / "summary.csv"]
-    sources = [*run.folder.glob("iter_*/.done/*.json"), *run.folder.glob("iter_*/reports/*.html")]
+    markers = [*run.folder.glob("iter_*/.done"), *run.folder.glob("iter_*/.done/*.json")]
+    sources = [*markers, *run.folder.glob("iter_*/reports/*.html")]
     newest = max((path.stat().st_mtime_ns for path in sources), default=0)
     return all(path.exists() and path.stat().st_mtime_ns >= newest for path in index_files)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from isrdpo.core import records, strict_yaml
+from isrdpo.core import provenance, strict_yaml
 from isrdpo.core.hub_ids import is_hub_id
 from isrdpo.core.judges import JUDGES
 from isrdpo.core.records import Preference
@@ -126,7 +126,7 @@ def _facts(run: Run, t: int, counts: dict[str, int]) -> dict[str, Any]:
     """Model, iteration, counts, provenance, and the parameters that made the rows."""
     params = run.params
     file = run.folder / "provenance.json"
-    record = records.read_json(file) if file.exists() else {}
+    record = provenance.read(file) if file.exists() else {}
     packages = record.get("packages", {})
     versions = [str(packages.get(name)) for name in ("torch", "transformers", "trl")]
     return {

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from isrdpo.core import metrics, records
+from isrdpo.core.folders import display_path
 from isrdpo.core.pipeline import STAGES
 from isrdpo.core.runs import Run
 from isrdpo.reports import answer_tables, tables
@@ -65,7 +66,8 @@ def iteration_row(run: Run, iteration: int) -> dict[str, Any]:
 
 
 def _evaluation_figures(run: Run, iteration: int) -> dict[str, Any]:
-    figures = records.read_json(run.file(iteration, "eval.json"))
+    advice = f"restore it, or remove {display_path(run.marker_path('evaluate', iteration))}: it is made anew"
+    figures = records.read_json(run.file(iteration, "eval.json"), dict, advice)
     figures["scorer"] = answer_tables.scorer(run, iteration)
     if figures["scorer"] not in ("", "facts"):
         answers = answer_tables.answers(run, iteration)[["correct", "false", "claims"]]
@@ -74,7 +76,7 @@ def _evaluation_figures(run: Run, iteration: int) -> dict[str, Any]:
 
 
 def _training_figures(run: Run, iteration: int) -> dict[str, float]:
-    losses = pd.read_csv(run.file(iteration, "train.csv"))["loss"]
+    losses = records.read_csv(run.file(iteration, "train.csv"), ["loss"])["loss"]
     return {"dpo_loss_first": losses.iloc[0], "dpo_loss_last": losses.iloc[-1]} if len(losses) else {}
 
 

@@ -19,11 +19,12 @@ DRIFT = ("words", "similarity", "repaired", "broken")
 def rows_of(run: Run, iteration: int, name: str) -> pd.DataFrame:
     """Return a JSONL file of an iteration as a table; empty where the file is not there."""
     path = run.file(iteration, name)
-    rows = records.read_jsonl(path, dict) if path.exists() else []
+    row_type = records.ROWS.get(name, dict)
+    rows = records.read_jsonl(path, row_type) if path.exists() else []
     if path.exists() and not rows and name == "responses.jsonl":
         # Under judge.method: given nobody responds; pages ask for the columns all the same.
         return pd.DataFrame(columns=[field.name for field in fields(records.Responses)])
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows if row_type is dict else map(vars, rows))
 
 
 def stage_marker(run: Run, stage: str, iteration: int) -> dict:

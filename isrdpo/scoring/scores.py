@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from isrdpo.core import records
 from isrdpo.core.errors import RunError
 from isrdpo.core.metrics import Interval, interval_of, kappa, mean_of, ratio, share
 from isrdpo.core.records import Score
@@ -142,7 +143,7 @@ def _mean_row(rows: Sequence[ScoreRow]) -> ScoreRow:
 
 def read_scores(path: Path) -> pd.DataFrame:
     """Read scores.csv."""
-    return pd.read_csv(path)
+    return records.read_csv(path, ["set", "protocol", "scorer", "scorer_version", "questions"])
 
 
 def score_lines(table: pd.DataFrame) -> str:

@@ -146,7 +146,24 @@ def unsent(requests: Sequence[Request], path: Path) -> list[Request]:
                 f"{display_path(path)}: holds scores of other answers (first: {request.row.set}, "
                 f"{request.row.id}); give each model's predictions a folder of their own"
             )
+    _refuse_other_answers(requests, rows, path)
     return [request for request in requests if request.name() not in digests]
+
+
+def _refuse_other_answers(requests: Sequence[Request], rows: Sequence[records.Score], path: Path) -> None:
+    """Raise RunError where scores of these test sets are about answers that are not among the requests.
+
+    Figures would count them. Scores of claims stay where none are asked for any more.
+    """
+    sets = {request.row.set for request in requests}
+    names = {request.name() for request in requests}
+    names |= {(request.row.set, request.row.id, protocol.CLAIMS) for request in requests}
+    for row in rows:
+        if row.set in sets and (row.set, row.id, row.protocol) not in names:
+            raise RunError(
+                f"{display_path(path)}: holds a score of {row.set}, {row.id}, which is not to be scored (any "
+                f"more); score a changed prediction or test file into another folder"
+            )
 
 
 def score_row(request: Request, reply: Reply, scorer: str) -> records.Score:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isrdpo.core import records
+from isrdpo.core import inputs, records
 from isrdpo.core.clips import find_clip, link_boundary, videos_folder
 from isrdpo.core.errors import RunError, VideoError
 from isrdpo.core.folders import resolve
@@ -135,6 +135,7 @@ def folder_samples(stage: Stage) -> list[Sample]:
     root = run.videos_folder(held_out=stage.t == 0)
     samples: list[Sample] = []
     for source in iteration_sources(run.params, stage.t):
+        record_source(stage, source)
         rows = list(read_source(source, root))
         good = [row for row in rows if isinstance(row, Sample)]
         bad = [row for row in rows if isinstance(row, BadRow)]
@@ -147,6 +148,30 @@ def folder_samples(stage: Stage) -> list[Sample]:
         for row in bad:
             stage.bad(row.id, row.cause, row.detail)
     return decodable_samples(stage, samples, root)
+
+
+def record_source(stage: Stage, source: Source) -> None:
+    """Record the dataset files of a source before they are read, so that a later change is noticed.
+
+    Of a folder (a benchmark's, or of `save_to_disk`) all its dataset files; of a text file of questions about
+    every clip also which clips there are.
+    """
+    folder = resolve(stage.params.data.path)
+    path = source.path
+    name = (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
+    if not path.is_dir():
+        stage.read_input("data", name)
+    else:
+        stage.read_listing("data", name)
+        for file in inputs.file_names(stage.run, "data", name):
+            stage.read_input("data", file)
+    if path.suffix.lower() == ".txt":
+        stage.read_listing(clips_root(stage))
+
+
+def clips_root(stage: Stage) -> str:
+    """The folder of videos of an iteration, as records of inputs name it."""
+    return "clips" if stage.t else "held out"
 
 
 def rows_of_iteration(params: Params, t: int, count: int) -> list[int]:
@@ -230,6 +255,7 @@ def decodable_samples(stage: Stage, samples: list[Sample], root: Path) -> list[S
     causes: dict[str, tuple[str, str]] = {}
     decoded: set[Path] = set()
     for name in progress_bar(names, len(names), f"iteration {stage.t}: videos"):
+        stage.read_input(clips_root(stage), name)
         try:
             path = find_clip(root, name, boundary)
         except VideoError as error:

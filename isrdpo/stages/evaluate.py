@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from isrdpo.core import metrics, records
-from isrdpo.core.records import Answer, FixedPair, Sample
+from isrdpo.core.records import Answer, FixedPair, PairContext, PairJudgment, Sample
 from isrdpo.core.replies import without_thoughts
 from isrdpo.core.runs import Run, stage_main
 from isrdpo.core.stage import Stage
@@ -112,7 +112,7 @@ def describe_fixed_pairs(stage: Stage, policy: "Policy", pairs: list[FixedPair])
     """The policy's own plain description of each fixed pair's video, by the pair's id."""
     size = stage.params.evaluate.batch_size
     batches = stage.batches(
-        "fixed_contexts.jsonl", dict, records.cut_batches(pairs, size), size, "describe fixed pairs"
+        "fixed_contexts.jsonl", PairContext, records.cut_batches(pairs, size), size, "describe fixed pairs"
     )
     limit = stage.params.respond.context_max_new_tokens
     new_tokens = NewTokens("respond.context_max_new_tokens", limit)
@@ -122,20 +122,20 @@ def describe_fixed_pairs(stage: Stage, policy: "Policy", pairs: list[FixedPair])
         videos = encode_usable(stage, policy, batches, requests, new_tokens, held_out=True)
         replies = policy.generate(list(videos.values()), [request] * len(videos), max_new_tokens=limit)
         texts = [without_thoughts(reply) or "" for reply in replies]
-        batches.append([{"id": name, "context": text} for name, text in zip(videos, texts, strict=True)])
+        batches.append([PairContext(name, text) for name, text in zip(videos, texts, strict=True)])
     stage.bad_left_out(batches, "fixed_pairs_left_out")
-    return {row["id"]: row["context"] for row in batches.rows()}
+    return {row.id: row.context for row in batches.rows()}
 
 
 def judge_fixed_pairs(
     stage: Stage, policy: "Policy", pairs: list[FixedPair], contexts: dict[str, str]
 ) -> list[dict]:
-    """Every verdict on the fixed pairs, as rows of Judgment with `with_context`; always the policy's own
+    """Every verdict on the fixed pairs, as rows of PairJudgment; always the policy's own
     verdicts. Pairs without a description were left out before.
     """
     size = stage.params.evaluate.batch_size
     batches = stage.batches(
-        "fixed_judgments.jsonl", dict, records.cut_batches(pairs, size), size, "judge fixed pairs"
+        "fixed_judgments.jsonl", PairJudgment, records.cut_batches(pairs, size), size, "judge fixed pairs"
     )
     params = verdicts.own_verdicts_params(stage.params)
     for batch in batches:
@@ -154,10 +154,10 @@ def judge_fixed_pairs(
                 [contexts[pair.id] if with_context else None for pair in usable],
             )
             for pair_calls in calls:
-                rows += [asdict(call) | {"with_context": with_context} for call in pair_calls]
+                rows += [PairJudgment(**asdict(call), with_context=with_context) for call in pair_calls]
         batches.append(rows)
     stage.bad_left_out(batches, "fixed_pairs_left_out")
-    return batches.rows()
+    return [asdict(row) for row in batches.rows()]
 
 
 if __name__ == "__main__":

@@ -51,13 +51,26 @@ def open_policy(stage: Stage, path: str) -> "LocalPolicy":
 
     run = stage.run
     cache = run.cache / "features" if run.params.video.cache else None
+    is_base = path == run.params.model.path
+    if is_base:
+        _record_base(stage)
     policy = local.open_policy(run.params, path, cache)
+    if is_base:
+        _record_base(stage)  # a hub repository may have come only now
     if policy.cannot_share and stage.name != "train":
         stage.warn(policy.cannot_share)
     note = run.folder / "model.json"
     if not note.exists():
         records.write_json(note, policy.summary())
     return policy
+
+
+def _record_base(stage: Stage) -> None:
+    """Record the files of the base and of the towers that it takes from elsewhere, so that a change is
+    noticed.
+    """
+    for parameter in ("model.path", "model.image_tower", "model.video_tower"):
+        stage.read_model(parameter)
 
 
 def require_policy(run: Run, t: int, purpose: str) -> str:

@@ -15,7 +15,7 @@ from isrdpo.core.errors import RunError
 from isrdpo.core.judges import JUDGES
 from isrdpo.core.left_out import CAUSES, NO_EARLIER_DESCRIPTION, BadItem
 from isrdpo.core.pipeline import looks_back, needs_previous_contexts
-from isrdpo.core.records import Context, Responses, Sample
+from isrdpo.core.records import Context, PreviousContext, Responses, Sample
 from isrdpo.core.replies import UNFINISHED, spoken
 from isrdpo.core.runs import Run, draw_seed, stage_main
 from isrdpo.core.stage import Batches, Stage
@@ -120,7 +120,7 @@ def describe_as_before(stage: Stage, samples: list[Sample], previous: dict[str, 
     size = stage.params.respond.batch_size
     batches = records.cut_batches(names, size)
     describing = stage.batches(
-        "previous_contexts.jsonl", dict, batches, size, "describe new videos as before"
+        "previous_contexts.jsonl", PreviousContext, batches, size, "describe new videos as before"
     )
     if not describing.complete:
         path = require_policy(stage.run, stage.t - 1, "describe the new videos")
@@ -128,8 +128,8 @@ def describe_as_before(stage: Stage, samples: list[Sample], previous: dict[str, 
         for batch in describing:
             requests = dict.fromkeys(batch, stage.params.prompts.context)
             texts = draw_contexts(stage, policy, describing, requests, stage.t - 1)
-            describing.append([{"video": name, "context": text} for name, text in texts.items()])
-    return {row["video"]: row["context"] for row in describing.rows()}
+            describing.append([PreviousContext(name, text) for name, text in texts.items()])
+    return {row.video: row.context for row in describing.rows()}
 
 
 def describe(stage: Stage, policy: "Policy", batches: Batches[str], previous: dict[str, str]) -> None:

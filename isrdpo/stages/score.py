@@ -37,6 +37,8 @@ def score_iteration(run: Run, iteration: int) -> None:
     with run.stage("score", iteration) as stage:
         if stage is None or stage.params.score.scorer == "none":
             return
+        if stage.params.score.scorer == "local":
+            stage.read_model("score.model")
         answers = read_answers(run, iteration)
         requests = make_requests(answers.rows, stage.params.score)
         log = records.BatchLog(stage.path("scores.jsonl"), records.Score, 1)
@@ -119,9 +121,7 @@ def score_again(run: Run, settings: Params, iteration: int, redo: bool) -> None:
     Raises RunError where another scorer's rows would be dropped, unless `redo`.
     """
     scored = [t for stage, t in run.started() if stage == "score" and run.file(t, "scores.jsonl").exists()]
-    by_others = [
-        t for t in scored if stage_key(settings, "score", t) != run.file(t, ".score.key").read_text()
-    ]
+    by_others = [t for t in scored if stage_key(settings, "score", t) != run.key_on_disk("score", t)]
     if by_others and not redo:
         t = by_others[0]
         raise RunError(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from isrdpo.core import records
 from isrdpo.core.errors import RunError, VideoError
-from isrdpo.core.folders import atomic_folder
+from isrdpo.core.folders import atomic_folder, name_disk_errors
 from isrdpo.core.left_out import BROKEN_VIDEO, TOO_LONG
 from isrdpo.core.params import Params
 from isrdpo.core.pipeline import needs_previous_contexts
@@ -167,7 +167,8 @@ def optimise(
     idle = dpo.idle_gpus(policy.model.device)
     if idle:
         stage.warn(f"{idle} more GPUs are visible; one process trains on one")
-    log = dpo.fit(trainer, f"{stage.key} {pairs_digest(stage)}")
+    with name_disk_errors(stage.path("checkpoints")):
+        log = dpo.fit(trainer, f"{stage.key} {pairs_digest(stage)}")
     unquantized = params.override("model", {"quantize": "none", "device": "cpu"})
     return dpo.trained_policy(trainer, lambda: local.open_policy(unquantized, path).model), log
 

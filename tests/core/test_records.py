@@ -1,11 +1,22 @@
 """Rows on disk: whole or not at all, resumable by whole batches."""
 
+import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from isrdpo.core import records
 from isrdpo.core.records import BatchLog, Judgment, Responses, Sample
+from isrdpo.core.stage import Marker
+
+DAMAGE = ["", "{", '{"id": 1', "[]", "null", "\0" * 40, "[" * 100_000, "\xff\xfe", '{"id": "a"}', "NaN"]
+BYTES = [text.encode("latin-1") for text in DAMAGE]
+FIELDS = ("id", "order", "choice", "reply", "scores", "more")
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.floats() | st.text())
+)
 
 ODD = 'a "quote", a \\ backslash, é, \u2028, a tab\t, a \n newline, {"json": 1}'
 
@@ -103,3 +114,65 @@ def test_a_journal_that_makes_no_sense_starts_again(tmp_path: Path, journal: str
     (tmp_path / "log.jsonl").write_text('{"a": 1}\n')
     (tmp_path / ".log.jsonl.journal").write_text(journal, encoding="latin-1")
     assert BatchLog(tmp_path / "log.jsonl", dict, 3).done == 0
+
+
+@pytest.mark.parametrize("content", BYTES, ids=range(len(BYTES)))
+def test_a_torn_json_file_is_one_line_with_its_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "train.json"
+    path.write_bytes(content)
+    with pytest.raises(records.RecordError) as caught:
+        records.read_json(path, Marker, "remove it")
+    message = str(caught.value)
+    assert message.startswith(f"{path}: torn, or not what isrdpo writes (")
+    assert message.endswith("; remove it")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("content", [text for text in BYTES if text], ids=range(len(BYTES) - 1))
+@pytest.mark.parametrize("row_type", sorted(set(records.ROWS.values()), key=str))
+def test_a_torn_row_is_one_line_with_its_file_and_number(
+    tmp_path: Path, row_type: type, content: bytes
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\n" + content + b"\n")
+    with pytest.raises(records.RecordError, match=r"rows.jsonl:2: not a ") as caught:
+        records.read_jsonl(path, row_type)
+    assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.dictionaries(st.sampled_from(FIELDS), VALUES))
+def test_a_row_of_other_values_is_read_as_it_stands_or_refused(values: dict) -> None:
+    row = {"id": "a", "order": 0, "choice": 1, "reply": "A", "scores": [0.5, -1.5]} | values
+    line = json.dumps(row, ensure_ascii=False)
+    try:
+        read = records.parse_line(line, records.Judgment, "here")
+    except records.RecordError:
+        return
+    assert records.to_line(read) == line + "\n"
+    assert type(read.id) is str
+    assert type(read.order) is int
+    assert type(read.reply) is str
+    assert read.choice is None or type(read.choice) is int
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"a,b\n1", b"\0\0\0", b"loss\n\xff", b'loss\n"1', b"loss\n1,2,3\n4"]
+)
+def test_a_torn_table_is_one_line_with_its_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "train.csv"
+    path.write_bytes(content)
+    with pytest.raises(records.RecordError, match=r"train.csv: ") as caught:
+        records.read_csv(path, ["loss", "step"])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_log_whose_journal_cuts_a_row_in_two_goes_back_to_the_last_whole_batch(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    log = records.BatchLog(path, dict, 2)
+    for number in range(3):
+        log.append([{"n": number}])
+    size = path.stat().st_size
+    log.journal.write_text(f"2 9\n2 {size - 3}\n2 {'9' * 5000}\n")
+    again = records.BatchLog(path, dict, 2)
+    assert (again.done, again.rows()) == (1, [{"n": 0}])

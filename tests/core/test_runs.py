@@ -304,3 +304,71 @@ def test_a_stage_on_the_command_line_says_one_line(run: Run) -> None:
         assert process.returncode == 1
         assert process.stderr.startswith(says)
         assert process.stderr.count("\n") == 1
+
+
+def test_a_moved_run_is_where_it_lies(run: Run, tmp_path: Path) -> None:
+    finish(run, *STEPS[:3])
+    moved = Run.open(run.folder.rename(tmp_path / "moved"))
+    assert moved.params.run == str(tmp_path / "moved")
+    assert moved.policy(2) == str(tmp_path / "moved" / "iter_01" / "policy")
+    assert moved.done("respond", 1)
+    preset = moved.folder / "params.yaml"
+    assert runs.own_folder(preset, []) == [f"run={tmp_path / 'moved'}"]
+    assert runs.own_folder(preset, ["run=elsewhere"]) == []
+    assert runs.own_folder(PRESET, []) == []
+    again = Run.create(params.load(preset, runs.own_folder(preset, [])))
+    assert again.folder == tmp_path / "moved"
+    moved.override("judge", {"orders": 1})
+    assert f"run: {tmp_path / 'moved'}" in preset.read_text()
+    assert not run.folder.exists()
+
+
+def test_a_torn_key_neither_keeps_nor_drops_rows(run: Run) -> None:
+    finish(run, *STEPS[:2])
+    key = run.file(1, ".data.key")
+    for content in (b"", b"\0" * 32, b"\xff", b"abc"):
+        key.write_bytes(content)
+        with pytest.raises(
+            records.RecordError, match=r"\.data\.key: torn or edited.*stage data of iteration 1"
+        ):
+            run.update(run.params.override("data", {"samples": 7}))
+    key.unlink()
+    assert run.file(1, "samples.jsonl").exists()
+    with run.stage("data", 1) as stage:
+        assert stage is None
+
+
+def test_a_torn_marker_says_what_to_remove(run: Run) -> None:
+    finish(run, *STEPS[:3])
+    path = run.marker_path("respond", 1)
+    whole = records.read_json(path)
+    for damage in ({"key": 1}, {"counts": {"a": "b"}}, {"warnings": None}, {"seconds": "long"}):
+        records.write_json(path, whole | damage)
+        with pytest.raises(
+            records.RecordError, match=r"respond\.json: .*stage respond of iteration 1 is done"
+        ):
+            run.done("respond", 1)
+    path.unlink()
+    assert run.done("respond", 1) is None
+
+
+def test_folders_of_a_users_own_beside_the_iterations_are_passed_over(run: Run) -> None:
+    finish(run, *STEPS[:2])
+    for name in ("iter_old", "iter_1", "iter_01 (copy)"):
+        (run.folder / name / ".done").mkdir(parents=True)
+        (run.folder / name / ".done" / "data.json").write_text("{}")
+    (run.iteration(1) / ".done" / "data (copy).json").write_text("{}")
+    (run.iteration(1) / ".mine.key").write_text("x")
+    assert run.finished() == run.started() == STEPS[:2]
+
+
+def test_provenance_that_was_removed_is_written_anew(run: Run) -> None:
+    path = run.folder / "provenance.json"
+    path.write_text("{")
+    with pytest.raises(
+        records.RecordError, match=r"provenance\.json: torn.*the next `isrdpo run` writes a new one"
+    ):
+        run.note_machine()
+    path.unlink()
+    run.note_machine()
+    assert records.read_json(path)["packages"]["torch"]

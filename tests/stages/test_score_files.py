@@ -3,11 +3,12 @@
 import re
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from isrdpo.core import records
+from isrdpo.core import errors, params, records
 from isrdpo.formats import predictions
 from isrdpo.formats.captions import Captions
 from isrdpo.scoring import protocol, scores
@@ -191,3 +192,18 @@ def test_old_predictions_from_the_command_line(old_predictions: Path) -> None:
     assert list(table.index) == ["msvd", "msvd.official"]
     assert list(table["protocol"]) == [protocol.OWN, protocol.OFFICIAL]
     assert list(table["questions"]) == [3, 4]
+
+
+def test_scores_of_answers_that_are_gone_from_a_file_are_not_counted(tmp_path: Path) -> None:
+    settings = params.load(params.BASE, ["data=toybox"]).score
+    rows = [predictions.Prediction(str(n), "msvd", "Q?", "A", "a cube", "A cube.") for n in range(3)]
+    path = tmp_path / "scores.jsonl"
+    requests = score.make_requests(rows, settings)
+    records.write_jsonl(path, [score.score_row(request, "yes", "gpt", "gpt") for request in requests])
+    assert score.unsent(requests, path) == []
+    without_claims = [request for request in requests if request.protocol != protocol.CLAIMS]
+    assert score.unsent(without_claims, path) == []
+    others = [replace(row, set="tgif") for row in rows[:1]]
+    assert len(score.unsent(score.make_requests(others, settings), path)) == 2, "sets share a folder"
+    with pytest.raises(errors.RunError, match=r"holds a score of msvd, 2, which is not to be scored"):
+        score.unsent(score.make_requests(rows[:2], settings), path)
