@@ -48,8 +48,9 @@ ANSWER_SECONDS = 0.03  # of the scorer's server
 class Case:
     """A command line of isrdpo; {work}, {run} and the servers' addresses in it are filled in.
 
-    `prepare` fills the empty work folder, and is told the scorer's address; without it, the command goes on from where the case before it ended.
-    `only_moments`: much of the command happens in processes of its own, whose steps are not counted.
+    `prepare` fills the empty work folder, and is given the scorer's address; without it, the command goes on
+    from where the case before it ended. `only_moments`: much of the command happens in processes of its own,
+    whose steps are not counted. `refusal`: what it says instead of doing finished work again.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Case:
     weight: int = 3
     longest_chain: int = 3
     only_moments: bool = False
+    refusal: str = ""
 
     def with_addresses(self, addresses: dict[str, str]) -> "Case":
         """The case with its arguments filled in."""
@@ -129,11 +131,13 @@ CASES = (
         "export policy",
         ("export", "{run}", "--iteration", "1", "--to", "{work}/policy", "--policy"),
         weight=2,
+        refusal="something is there already",
     ),
     Case(
         "export rows",
         ("export", "{run}", "--iteration", "1", "--to", "{work}/rows", "--format", "hf", "--copy-videos"),
         weight=2,
+        refusal="something is there already",
     ),
     Case(
         "score FILE",
@@ -174,7 +178,10 @@ def answer(body: dict) -> str:
 
 @contextmanager
 def servers(work: Path) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
-    """A scorer and a hub on this machine: (the environment of commands, what `{...}` in arguments stands for)."""
+    """A scorer and a hub on this machine.
+
+    Yields the environment of commands, and what `{...}` in their arguments stands for.
+    """
     hub = Hub({TEST: evaluation_repository(), TRAIN: train_repository(), MODEL: model_repository()})
     environment = {
         "HF_ENDPOINT": hub.url,

@@ -3,14 +3,14 @@
     python -m tests.kill_harness --kills 200 --seed 0           # all cases, an hour or two on one core
     python -m tests.kill_harness --kills 20 --seed 3 train run  # some of them
 
-Each case is a command on a work folder. It runs once undisturbed. Then it is started, killed on its way, started
-again, perhaps killed again, and so on until it is through. Then every file has to be as the undisturbed command
-left it, apart from times and machine (see `comparable`): not a byte else, not a file more or less. No process may
-be left, and a command that Ctrl-C ends says so with exit code 130.
+Each case is a command on a work folder. It runs once undisturbed. Then it is started, killed on its way,
+started again, perhaps killed again, and so on until it is through. Then every file has to be as the undisturbed
+command left it, apart from times and machine (see `comparable`): not a byte else, not a file more or less. No
+process may be left, and a command that Ctrl-C ends says so with exit code 130.
 
 A kill (SIGKILL, SIGTERM, SIGINT by turns) comes right before a step in the file system, such as the rename that
-ends the writing of a policy, or at a moment of the command's time. Kinds of steps, steps and moments are drawn by
-the seed.
+ends the writing of a policy, or at a moment of the command's time. Kinds of steps, steps and moments are drawn
+by the seed.
 """
 
 import argparse
@@ -32,7 +32,6 @@ from tests.kill_processes import End, Kill, Processes
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 INTERRUPTED = (130, -signal.SIGINT)  # the second while Python still starts
-LONGEST_CHAIN = 3  # kills after which a command may come to its end
 MOMENTS = 0.3  # share of the kills that come at a moment, not at a step
 IMPORTS = 0.1  # share of the kills that hit a process which imports everything by itself
 IMPORT_SECONDS = 5.0
@@ -69,12 +68,16 @@ def comparable(path: Path) -> bytes:
 
 
 def contents(work: Path) -> dict[str, bytes]:
-    """Every file below the work folder, and every folder, by its name."""
-    found = {}
+    """Every file below the work folder, and every folder, by its name.
+
+    What huggingface_hub leaves half-fetched in its own cache is left out: it is not ours to remove.
+    """
+    present = {}
     for path in sorted(work.rglob("*")):
-        name = str(path.relative_to(work))
-        found[name] = comparable(path) if path.is_file() else b"a folder"
-    return found
+        if path.parent.name == "blobs" and (path.name.startswith("tmp_") or path.suffix == ".incomplete"):
+            continue
+        present[str(path.relative_to(work))] = comparable(path) if path.is_file() else b"a folder"
+    return present
 
 
 def differences(reference: dict[str, bytes], killed: dict[str, bytes]) -> list[str]:
@@ -138,7 +141,7 @@ class Harness:
         self.tally = Tally()
         self.scorer = scorer
         self.references: dict[str, Reference] = {}
-        self.last_end: Path | None = None
+        self.last_end: Path | None = None  # what the last undisturbed command left
 
     def fill_work(self, source: Path | None) -> None:
         """Make the work folder what `source` is; empty without one."""
@@ -195,7 +198,8 @@ class Harness:
                 break
         if not through:
             ended = self.processes.fork(case.arguments)
-            if ended.code != 0 or ended.orphans:
+            is_done = ended.code == 0 or bool(case.refusal and case.refusal in ended.output)
+            if not is_done or ended.orphans:
                 said = ended.output.strip().splitlines()[-1:]
                 text = f"it does not go on: exit code {ended.code}, {said} {ended.orphans}; after {history}"
                 self.tally.problems[case.name].append(text)

@@ -1,10 +1,10 @@
-"""Commands as processes that can be killed at a step: `python -m tests.kill_processes` is the source of forks.
+"""Commands as processes that can be killed at a step; `python -m tests.kill_processes` is their source.
 
 Most of a command's time goes into imports. So one process imports everything, and forks a child for each
 command, which then is a process of its own: with its own session, output, exit code and end.
 
 A step is an event of the file system that Python audits in the child: a file is opened to be written, flushed,
-renamed, removed, cut; a folder is made or removed. The child counts its steps below the work folder, by kind,
+renamed, removed, cut; a folder is made or removed. The child counts its steps below the work folder by kind,
 and sends itself a signal right before one of them.
 """
 
@@ -52,7 +52,7 @@ MODULES = (
 
 @dataclass(frozen=True)
 class Kill:
-    """A signal to a command: right before its `step`-th step of a `kind`, or where that is 0 after `seconds`."""
+    """A signal to a command: right before its `step`-th step of a `kind`, or (step 0) after `seconds`."""
 
     signal: signal.Signals
     kind: str = ""
@@ -245,7 +245,7 @@ def step_kind(event: str, arguments: tuple, work: str) -> str:
 
 
 def serve() -> None:
-    """Fork a child for each line of standard input; print its process number, and at its end its exit code."""
+    """Fork a child for each line of standard input; print its process number, and then its exit code."""
     for name in MODULES:
         __import__(name)
     from isrdpo import cli
