@@ -4,13 +4,13 @@
     python -m tests.kill_harness --kills 20 --seed 3 train run  # some of them
 
 Each case is a command on a work folder. It runs once undisturbed. Then it is started, killed on its way,
-started again, perhaps killed again, and so on until it is through. Then every file has to be as the undisturbed
-command left it, apart from times and machine (see `comparable`): not a byte else, not a file more or less. No
-process may be left, and a command that Ctrl-C ends says so with exit code 130.
+started again, perhaps killed again, and so on until it is through. Then every file has to be as the
+undisturbed command left it, apart from times and machine (see `comparable`): not a byte else, not a file more
+or less. No process may be left, and a command that Ctrl-C ends says so with exit code 130.
 
-A kill (SIGKILL, SIGTERM, SIGINT by turns) comes right before a step in the file system, such as the rename that
-ends the writing of a policy, or at a moment of the command's time. Kinds of steps, steps and moments are drawn
-by the seed.
+A kill (SIGKILL, SIGTERM, SIGINT by turns) comes right before a step in the file system, such as the rename
+that ends the writing of a policy, or at a moment of the command's time. Kinds of steps, steps and moments are
+drawn by the seed.
 """
 
 import argparse

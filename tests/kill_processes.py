@@ -3,9 +3,9 @@
 Most of a command's time goes into imports. So one process imports everything, and forks a child for each
 command, which then is a process of its own: with its own session, output, exit code and end.
 
-A step is an event of the file system that Python audits in the child: a file is opened to be written, flushed,
-renamed, removed, cut; a folder is made or removed. The child counts its steps below the work folder by kind,
-and sends itself a signal right before one of them.
+A step is an event of the file system that Python audits in the child: a file is opened to be written,
+flushed, renamed, removed, cut; a folder is made or removed. The child counts its steps below the work folder
+by kind, and sends itself a signal right before one of them.
 """
 
 import gc
@@ -27,7 +27,7 @@ import psutil
 ROOT = Path(__file__).parents[1]
 MARK = "ISRDPO_KILL_HARNESS"  # the variable that a command's children inherit; it names their command
 KINDS = ("open", "flush", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
-LONGEST = 400  # seconds after which a command counts as hanging
+LONGEST = 900  # seconds after which a command counts as hanging
 LINGER = 10  # seconds within which a killed command's children have to end
 MODULES = (
     "av",
