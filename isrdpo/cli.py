@@ -123,9 +123,11 @@ def run_command(preset: str, overrides: tuple[str, ...], stages: bool, redo: boo
     """
     from isrdpo import loop
     from isrdpo.core import params
+    from isrdpo.core.parent_process import end_with_parent
     from isrdpo.core.runs import Run
     from isrdpo.scoring import scorers
 
+    end_with_parent()  # a study's, if one has started this
     settings = params.load(preset_path(preset), overrides)
     if problem := scorers.missing_setting(settings.score):
         raise RunError(problem)  # before hours of work, not after
