@@ -37,6 +37,7 @@ IMPORTS = 0.1  # share of the kills that hit a process which imports everything 
 IMPORT_SECONDS = 5.0
 TIMES = ("seconds", "peak_rss_mb", "unpacked")  # values that no two runs share
 BY_NAME = (
+    "cost.png",
     ".html",
     ".ipynb",
     ".log",
