@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 FRAMES = 20
 HEIGHT = 48
 WIDTH = 64
+MOST_FRAMES = 19  # of a video that is read whole: a decoder may drop one
 MUTANTS = 240
 SLOWEST = 30  # seconds for one file, on a loaded machine
 CONTAINERS = {
@@ -179,6 +180,8 @@ def test_a_damaged_video_is_read_whole_or_refused_by_name(tmp_path: Path) -> Non
         counts[f"{kind}, read"] += 1
         assert result["type"] == "uint8" and result["ordered"], (path.name, result)
         assert result["times"] == result["indices"] == result["shape"][0] == 8, (path.name, result)
+        if kind == "truncate" and path.suffix != ".gif":  # a GIF does not say how long it is
+            assert result["count"] >= MOST_FRAMES, (path.name, "a part of a video is read as a shorter one")
         assert result["shape"][3] == 3 and result["count"] >= 1, (path.name, result)
     print(f"\n{len(paths)} damaged videos in {time.monotonic() - began:.0f} s: {dict(counts)}")
     assert counts["whole, read"] == len(CONTAINERS)
