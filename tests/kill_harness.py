@@ -17,6 +17,7 @@ import argparse
 import csv
 import json
 import random
+import re
 import shutil
 import signal
 import sys
@@ -71,11 +72,11 @@ def comparable(path: Path) -> bytes:
 def contents(work: Path) -> dict[str, bytes]:
     """Every file below the work folder, and every folder, by its name.
 
-    What huggingface_hub leaves half-fetched in its own cache is left out: it is not ours to remove.
+    What huggingface_hub leaves in its own cache is left out: it is not ours to remove.
     """
     present = {}
     for path in sorted(work.rglob("*")):
-        if path.parent.name == "blobs" and (path.name.startswith("tmp_") or path.suffix == ".incomplete"):
+        if path.is_relative_to(work / "hf") and re.match(r"tmp|.*\.incomplete$", path.name):
             continue
         present[str(path.relative_to(work))] = comparable(path) if path.is_file() else b"a folder"
     return present
