@@ -16,6 +16,7 @@ from click import argument, option
 import isrdpo
 from isrdpo.core.errors import IsrdpoError, RunError, is_expected, message_of
 from isrdpo.core.folders import display_path, resolve
+from isrdpo.core.parent_process import end_with_parent
 
 INTERRUPTED = 130  # a shell's exit code after Ctrl-C
 FORMATS = click.Choice(["llava-hound", "hf", "llama-factory", "ms-swift"])
@@ -25,6 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit: 0 when all of it is done, 1 with the reason in a line, 2 for a wrong command
     line, 130 after Ctrl-C.
     """
+    end_with_parent()  # with the study that has started this command, if one has
     try:
         commands.main(arguments, prog_name="isrdpo", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -123,11 +125,9 @@ def run_command(preset: str, overrides: tuple[str, ...], stages: bool, redo: boo
     """
     from isrdpo import loop
     from isrdpo.core import params
-    from isrdpo.core.parent_process import end_with_parent
     from isrdpo.core.runs import Run
     from isrdpo.scoring import scorers
 
-    end_with_parent()  # a study's, if one has started this
     settings = params.load(preset_path(preset), overrides)
     if problem := scorers.missing_setting(settings.score):
         raise RunError(problem)  # before hours of work, not after
