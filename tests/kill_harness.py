@@ -15,6 +15,7 @@ drawn by the seed.
 
 import argparse
 import csv
+import itertools
 import json
 import random
 import re
@@ -34,8 +35,8 @@ from tests.kill_processes import End, Kill, Processes
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 INTERRUPTED = (130, -signal.SIGINT)  # the second while Python still starts
 MOMENTS = 0.3  # share of the kills that come at a moment, not at a step
-IMPORTS = 0.1  # share of the kills that hit a process which imports everything by itself
-IMPORT_SECONDS = 5.0
+IMPORTS = 0.1  # share of them that hit a process which imports everything by itself, among those moments
+IMPORT_SECONDS = 8.0
 TIMES = ("seconds", "peak_rss_mb", "unpacked")  # values that no two runs share
 BY_NAME = (
     "cost.png",
@@ -140,6 +141,7 @@ class Harness:
         self.work = folder / "work"
         self.processes = Processes(self.work, environment)
         self.random = random.Random(seed)
+        self.signals = itertools.cycle(SIGNALS)
         self.tally = Tally()
         self.scorer = scorer
         self.references: dict[str, Reference] = {}
@@ -185,59 +187,66 @@ class Harness:
         """Start a case, kill it, start it again, until it is through; then compare every file."""
         reference = self.references[case.name]
         self.fill_work(reference.start)
-        history = []
-        through = False
-        for number in range(self.random.randint(1, kills)):
+        history: list[str] = []
+        problems: list[str] = []
+        is_through = False
+        for number in range(kills if case.only_moments else self.random.randint(1, kills)):
             kill = self.draw_kill(case, reference, number)
-            is_import = not kill.step and self.random.random() < IMPORTS / MOMENTS
-            ended = self.kill(case, kill, is_import)
-            history.append(f"{kill}{', imports included' if is_import else ''}: {ended.code}")
-            problem = self.judge(case, kill, ended)
-            if problem:
-                self.tally.problems[case.name].append(f"{problem}; after {history}")
-            if ended.code == 0:
-                through = True
+            ended = self.kill(case, kill)
+            history.append(f"{kill}: {ended.code}")
+            problems += self.problems_of_kill(case, kill, ended)
+            is_through = ended.code == 0
+            if is_through:
                 break
-        if not through:
-            ended = self.processes.fork(case.arguments)
-            is_done = ended.code == 0 or bool(case.refusal and case.refusal in ended.output)
-            if not is_done or ended.orphans:
-                said = ended.output.strip().splitlines()[-1:]
-                text = f"it does not go on: exit code {ended.code}, {said} {ended.orphans}; after {history}"
-                self.tally.problems[case.name].append(text)
-        for line in differences(reference.files, contents(self.work)):
-            self.tally.problems[case.name].append(f"{line}; after {history}")
+        if not is_through:
+            problems += problems_of_end(case, self.processes.fork(case.arguments))
+        problems += differences(reference.files, contents(self.work))
         self.tally.compared[case.name] += len(reference.files)
-        say(f"{case.name}: {history}")
+        self.tally.problems[case.name] += [f"{problem}; after {history}" for problem in problems]
+        say(f"{case.name}: {', '.join(history)}: {problems or 'the same bytes'}")
 
     def draw_kill(self, case: Case, reference: Reference, number: int) -> Kill:
         """The kill of the `number`-th start in a chain: the later, the less is left to do, so the earlier."""
-        name = SIGNALS[(sum(map(self.tally.count, self.references)) + number) % len(SIGNALS)]
+        name = next(self.signals)
+        if case.only_moments:  # it is long: all its kills come on one way
+            return Kill(name, seconds=self.random.uniform(0.02, 0.45) * reference.seconds)
         share = 1 / (number + 1)
-        if case.only_moments or self.random.random() < MOMENTS:
+        way = self.random.random()
+        if way < IMPORTS:
+            seconds = self.random.uniform(0.1, IMPORT_SECONDS)
+            return Kill(name, seconds=seconds, with_imports=True)
+        if way < MOMENTS:
             return Kill(name, seconds=0.02 + self.random.uniform(0, share) * reference.seconds)
         kind = self.random.choice(sorted(reference.steps))
         return Kill(name, kind, self.random.randint(1, max(1, round(share * reference.steps[kind]))))
 
-    def kill(self, case: Case, kill: Kill, is_import: bool) -> End:
-        """Start a case and kill it; `is_import`: in a process that imports everything by itself."""
-        if not is_import:
-            return self.processes.fork(case.arguments, kill)
-        seconds = self.random.uniform(0.1, IMPORT_SECONDS) + kill.seconds / 2
-        return self.processes.start(case.arguments, Kill(kill.signal, seconds=seconds))
+    def kill(self, case: Case, kill: Kill) -> End:
+        """Start a case and kill it."""
+        start = self.processes.start if kill.with_imports else self.processes.fork
+        return start(case.arguments, kill)
 
-    def judge(self, case: Case, kill: Kill, ended: End) -> str:
-        """Count a kill that hit, and say what is wrong with how the command ended; empty where nothing is."""
+    def problems_of_kill(self, case: Case, kill: Kill, ended: End) -> list[str]:
+        """Count a kill that hit, and say what is wrong with how the command ended."""
         if ended.code != 0:
             self.tally.kills[case.name][kill.signal] += 1
+        problems = []
         expected = INTERRUPTED if kill.signal == signal.SIGINT else (-kill.signal,)
         if ended.code not in (0, *expected):
-            return f"{kill.signal.name} ends it with {ended.code}: {ended.output[-2000:]}"
-        if ended.orphans:
-            return f"{kill.signal.name} leaves {len(ended.orphans)} processes: {ended.orphans}"
+            problems.append(f"{kill} ends it with {ended.code}: {ended.output[-2000:]}")
         if ended.code == INTERRUPTED[0] and "Traceback" in ended.output:
-            return f"{kill.signal.name} leaves a traceback: {ended.output[-2000:]}"
-        return ""
+            problems.append(f"{kill} leaves a traceback: {ended.output[-2000:]}")
+        if ended.orphans:
+            problems.append(f"{kill} leaves {len(ended.orphans)} processes: {ended.orphans}")
+        return problems
+
+
+def problems_of_end(case: Case, ended: End) -> list[str]:
+    """Say what is wrong with how a command ended that nobody killed this time."""
+    is_done = ended.code == 0 or bool(case.refusal and case.refusal in ended.output)
+    if is_done and not ended.orphans:
+        return []
+    last_line = ended.output.strip().splitlines()[-1:]
+    return [f"it does not go on: exit code {ended.code}, {last_line} {ended.orphans}"]
 
 
 def say(text: str) -> None:

@@ -31,7 +31,6 @@ LONGEST = 900  # seconds after which a command counts as hanging
 LINGER = 10  # seconds within which a killed command's children have to end
 MODULES = (
     "av",
-    "decord",
     "huggingface_hub.hf_api",
     "isrdpo.cli",
     "isrdpo.models.dpo",
@@ -52,16 +51,21 @@ MODULES = (
 
 @dataclass(frozen=True)
 class Kill:
-    """A signal to a command: right before its `step`-th step of a `kind`, or (step 0) after `seconds`."""
+    """A signal to a command: right before its `step`-th step of a `kind`, or (step 0) after `seconds`.
+
+    `with_imports`: the command is no fork, and imports everything by itself.
+    """
 
     signal: signal.Signals
     kind: str = ""
     step: int = 0
     seconds: float = 0.0
+    with_imports: bool = False
 
     def __str__(self) -> str:
         where = f"before {self.kind} {self.step}" if self.step else f"after {self.seconds:.2f} s"
-        return f"{self.signal.name} {where}"
+        imports = " with its imports" if self.with_imports else ""
+        return f"{self.signal.name} {where}{imports}"
 
 
 @dataclass(frozen=True)
