@@ -36,7 +36,7 @@ HOSTILE = (
     "\u202egnp.8\u2066 \u200bhidden\u2069",
     "\x1b[31mred\x1b[0m \x1b]8;;https://example.org/9\x1b\\link\x1b]8;;\x1b\\",
     "&lt;script&gt;alert(10)&lt;/script&gt; &#60;b&#62;",
-    "<math><mtext></mtext><a xlink:href='javascript:alert(11)'>x</a></math>",
+    "<math><mtext></mtext><a xlink:href='javascript:alert(11)'>x</a></math> $\\frac{1}{$ $x$ _^",
     "<meta http-equiv=refresh content='0;url=https://example.org/12'><base href=https://example.org/12/>",
     "<form action=https://example.org/13><input autofocus onfocus=alert(13)></form><!-- ]]> -->",
 )
