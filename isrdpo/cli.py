@@ -17,6 +17,7 @@ from click import argument, option
 import isrdpo
 from isrdpo.core.errors import IsrdpoError, RunError, is_expected, message_of
 from isrdpo.core.folders import display_path, resolve
+from isrdpo.core.parent_process import end_with_parent
 
 if TYPE_CHECKING:
     from isrdpo.core.params import Params
@@ -31,6 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit: 0 when all of it is done, 1 with the reason in a line, 2 for a wrong command
     line, 130 after Ctrl-C.
     """
+    end_with_parent()  # with the study that has started this command, if one has
     try:
         commands.main(arguments, prog_name="isrdpo", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from isrdpo.core import params, records
 from isrdpo.core.errors import RunError
 from isrdpo.core.folders import atomic_folder, display_path, project_root, resolve
+from isrdpo.core.parent_process import child_environment
 from isrdpo.core.pipeline import STAGES, stage_key
 from isrdpo.core.progress import format_duration, format_time_left
 from isrdpo.core.provenance import cpu_count
@@ -148,14 +149,14 @@ class Slot:
     process: subprocess.Popen | None = field(default=None, repr=False)
 
     def start(self, run: Run) -> None:
-        """Start a run's stages in a process of its own, whose output goes to study.log."""
+        """Start a run's stages in a process that ends with this one; its output goes to study.log."""
         command = [sys.executable, "-m", "isrdpo", "run", str(run.folder / "params.yaml"), "--stages"]
         with (run.folder / "study.log").open("w") as log:
             self.process = subprocess.Popen(
                 command,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | self.environment,
+                env=os.environ | self.environment | child_environment(),
                 cwd=project_root(),
             )
         self.run = run
@@ -174,7 +175,7 @@ def run_study(study: Study, redo: bool = False) -> list[Run]:
     """Do every run of a study, `parallel` at a time, and print a line per iteration.
 
     What is done is skipped. Raises RunError when the others are through, with a line for each run that
-    failed. Ctrl-C stops all; the same command goes on from there.
+    failed. Whatever ends this process ends all; the same command goes on from there.
     """
     runs = [Run.create(cell.params, redo) for cell in study.cells]
     waiting = deque(run for run in runs if not is_finished(run))

@@ -1,11 +1,9 @@
-"""The command line: what it skips, checks and says; and, slow, a small loop that is killed on the way."""
+"""The command line: what it skips, checks and says."""
 
-import csv
 import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -292,58 +290,3 @@ def test_check_says_when_the_disk_is_too_small(folder: Path) -> None:
     done = isrdpo("check", PRESET, f"model.path={folder / 'model'}", f"run={folder / 'run'}")
     pattern = r"the run needs about [\d.]+ GB, [\d.]+ GB are free; see keep_policies"
     assert done.returncode == 1 and re.search(pattern, done.stderr)
-
-
-def loop_command(run: Path) -> list[str]:
-    """The command of a small loop."""
-    sizes = ["data.samples=48", "data.questions=32", "data.fixed_pairs=16", "iterations=2", "judge.orders=1"]
-    command = [sys.executable, "-m", "isrdpo", "run", str(PRESET), f"run={run}"]
-    return [*command, *sizes, "max_bad_share=1.0"]
-
-
-def rows_of(run: Path) -> dict[str, bytes]:
-    """Every JSONL and CSV and policy of a run; summary.csv and what is drawn from it without times."""
-    contents = {}
-    for path in sorted([*run.rglob("*.jsonl"), *run.rglob("*.csv"), *run.rglob("*.safetensors")]):
-        name = str(path.relative_to(run))
-        if path.parts[-1] == "summary.csv" or path.parent == run / "figures":
-            contents[name] = json.dumps(without_times(path)).encode()
-        else:
-            contents[name] = path.read_bytes()
-    return contents
-
-
-def without_times(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file without the columns that no two runs share."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        for name in ("seconds", "peak_rss_mb"):
-            row.pop(name, None)
-    return rows
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_a_small_loop_killed_on_the_way_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    subprocess.run(loop_command(tmp_path / "whole" / "run"), cwd=ROOT, check=True)
-    whole = rows_of(tmp_path / "whole" / "run")
-    assert len(whole) > 30 and len(whole["iter_01/preferences.jsonl"].splitlines()) > 8
-    killed = tmp_path / "killed" / "run"
-    for number in range(6):
-        with subprocess.Popen(loop_command(killed), cwd=ROOT, stdout=subprocess.DEVNULL) as process:
-            try:
-                process.wait(timeout=7 + 5 * number)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-    subprocess.run(loop_command(killed), cwd=ROOT, check=True)
-    again = rows_of(killed)
-    assert again.keys() == whole.keys()
-    assert [name for name in whole if again[name] != whole[name]] == []
-    for stage, t in loop.plan(2):
-        page = killed / f"iter_{t:02d}" / "reports" / f"{pipeline.NOTEBOOKS[stage]}.html"
-        assert page.stat().st_size > 1000
-    before = state(killed)
-    started = time.monotonic()
-    subprocess.run(loop_command(killed), cwd=ROOT, check=True)
-    assert state(killed) == before and time.monotonic() - started < 20

@@ -151,7 +151,8 @@ def fetch(
         [archive for archive in downloads.archives if not (state / f"{archive.mark}.json").exists()],
         [file for file in downloads.models if not hub.is_cached(file, endpoint)],
     )
-    has_data = bool(rest.rows or rest.archives)
+    # a fetch that was killed at its very end has left an empty folder
+    has_data = bool(rest.rows or rest.archives) or (state / "downloads").exists()
     if has_data and state.is_dir():
         with folders.hold_lock(state / "lock"):
             _remove_leftovers(state)

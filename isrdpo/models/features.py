@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from transformers import PreTrainedModel
 
 from isrdpo.core.folders import atomic_file
@@ -49,4 +49,5 @@ def load_encoded(file: Path) -> EncodedVideo | None:
 def save_encoded(video: EncodedVideo, file: Path) -> None:
     """Write an encoded clip, as a file that is whole or not there."""
     with atomic_file(file) as part:
-        save_file(video.tensors(), part)
+        # not save_file: it writes to a temporary file of its own, which a kill would leave
+        part.write_bytes(save(video.tensors()))
