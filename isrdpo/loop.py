@@ -25,7 +25,7 @@ from isrdpo.core.pipeline import BESIDE, NOTEBOOKS, STAGES
 from isrdpo.core.progress import format_duration
 from isrdpo.core.records import RecordError
 from isrdpo.core.runs import Run, is_complete
-from isrdpo.reports import notebooks, pages, summary
+from isrdpo.reports import notebooks, pages
 
 LOCK = "launch."  # one process at a time drives a run; its stages lock the run by themselves
 COLUMNS = (
@@ -268,7 +268,7 @@ def _table_lines(rows: list[dict[str, str]]) -> str:
 def warning_lines(run: Run) -> str:
     """Return the warnings of a run's stages for a terminal, each once, with the stage that said it first."""
     places: dict[str, list[str]] = {}
-    for marker in summary.done_markers(run):
+    for marker in run.done_markers():
         for warning in marker["warnings"]:
             places.setdefault(warning, []).append(f"{marker['stage']} of iteration {marker['iteration']}")
     lines = []

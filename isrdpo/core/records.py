@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from isrdpo.core.folders import atomic_file, name_disk_errors
+from isrdpo.core.text_files import encoding_fault, open_text
 from isrdpo.core.typed_json import RecordError, parse_json, reason
 
 if TYPE_CHECKING:
@@ -213,6 +214,8 @@ def to_line(row: Any) -> str:
 
 def parse_line(text: str | bytes, row_type: type[Row], where: str) -> Row:
     """A line back to its row. Raises RecordError, which names `where` and the fields that a row has."""
+    if isinstance(text, str) and "\0" not in text and (fault := encoding_fault(text)):
+        raise RecordError(f"{where}: {fault}")
     try:
         values = parse_json(text, row_type)
         return row_type(**values) if row_type is not dict else values
@@ -228,7 +231,7 @@ def read_jsonl(path: Path, row_type: type[Row]) -> list[Row]:
 
     Raises RecordError for a row that cannot be read, FileNotFoundError without the file.
     """
-    with path.open("rb") as file:
+    with open_text(path) as file:
         return [parse_line(text, row_type, f"{path}:{n}") for n, text in enumerate(file, 1) if text.strip()]
 
 

@@ -166,6 +166,10 @@ class Run:
         """(stage, iteration) of every marker on disk, in order."""
         return [(s, t) for s, t in self._steps() if self.marker_path(s, t).exists()]
 
+    def done_markers(self) -> list[dict]:
+        """The markers of everything that is done under today's parameters, in order."""
+        return [marker for stage, t in self.finished() if (marker := self.done(stage, t))]
+
     def started(self) -> list[tuple[str, int]]:
         """(stage, iteration) of everything that has rows on disk, finished or not, in order."""
         begun = [(s, t) for s, t in self._steps() if self.file(t, f".{s}.key").exists()]

@@ -24,6 +24,9 @@ SIZES = {
     r"^(image_size|patch_size)$": 100_000,
     r"^(hidden|intermediate|embed|out_hidden)_(size|dim)$": 10_000_000,
 }
+# Keys that choose an implementation; whatever is not transformers' own is fetched from the hub and run.
+CODE = re.compile(r"^_?(attn|experts)_implementation")
+BUILT_IN = re.compile(r"\w+")
 Loader = Callable[[str, LoadOptions], tuple[PreTrainedModel, Processor]]
 
 
@@ -76,7 +79,7 @@ def load_checkpoint(path: str, options: LoadOptions) -> tuple[PreTrainedModel, P
 
 
 def check_sizes(path: str) -> None:
-    """Raise CheckpointError where config.json of a folder states a size that no model has.
+    """Raise CheckpointError where config.json of a folder states a size that no model has, or names code.
 
     Modules are built before weights are compared with them; a billion layers would take the memory.
     """
@@ -92,6 +95,8 @@ def _check_sizes_in(file: Path, values: Any, depth: int) -> None:
         return
     for name, value in values.items():
         _check_sizes_in(file, value, depth + 1)
+        if CODE.search(name) and isinstance(value, str) and not BUILT_IN.fullmatch(value):
+            raise CheckpointError(f"{file}: {name}={value[:80]!r} would fetch code from the hub; remove it")
         limit = next((limit for pattern, limit in SIZES.items() if re.search(pattern, name)), None)
         if limit is None or value is None or isinstance(value, (dict, list)):
             continue

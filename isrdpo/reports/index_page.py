@@ -19,7 +19,7 @@ Sections = dict[str, Any]  # values of index.html.j2, by name
 def render_index(run: Run, state: str) -> html.Html:
     """The page; summary.csv and figures/ are written on the way. `state` as in `pages.write_index`."""
     figures = summary.write_summary(run)
-    markers = summary.done_markers(run)
+    markers = run.done_markers()
     sections = (
         _header(run, markers, state)
         | _outcome(run, figures)

@@ -115,11 +115,6 @@ def _cell(row: pd.Series, name: str) -> str:
     return figure.text(digits=0 if name == "seconds" else 2)
 
 
-def done_markers(run: Run) -> list[dict]:
-    """Return the markers of everything that is done, in order."""
-    return [marker for stage, t in run.finished() if (marker := run.done(stage, t))]
-
-
 def cost(markers: Sequence[dict]) -> pd.DataFrame:
     """Return seconds and peak memory (MB) by iteration and stage."""
     rows = [{name: marker[name] for name in COST_COLUMNS} for marker in markers]

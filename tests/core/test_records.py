@@ -36,7 +36,7 @@ def test_a_row_that_cannot_be_read_says_where(tmp_path: Path) -> None:
         '{"id": "1", "responses": ["a", "b"], "context": null, "previous_context": null}\n{"id": "2"}\n'
     )
     fields = "id, responses, context, previous_context"
-    says = rf"rows.jsonl:2: not a Responses row .*its fields are: {fields}"
+    says = rf"rows.jsonl:2: not (a |UTF-8)Responses row .*its fields are: {fields}"
     with pytest.raises(records.RecordError, match=says):
         records.read_jsonl(path, Responses)
     path.write_text("{torn")
@@ -135,7 +135,7 @@ def test_a_torn_row_is_one_line_with_its_file_and_number(
 ) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\n" + content + b"\n")
-    with pytest.raises(records.RecordError, match=r"rows.jsonl:2: not a ") as caught:
+    with pytest.raises(records.RecordError, match=r"rows.jsonl:2: not (a |UTF-8)") as caught:
         records.read_jsonl(path, row_type)
     assert "\n" not in str(caught.value)
 

@@ -95,6 +95,7 @@ def test_a_pickle_is_not_opened_by_transformers_families(tmp_path: Path) -> None
         ({"hidden_size": "large"}, "hidden_size='large'"),
         ({"num_attention_heads": 3}, "base"),
         ({"hidden_act": "nope"}, "nope"),
+        ({"_attn_implementation": "kernels/evil"}, "'kernels/evil' would fetch code from the hub"),
     ],
 )
 def test_impossible_sizes_are_named_before_anything_is_built(

@@ -37,7 +37,7 @@ def test_tables_of_a_real_run_agree_with_its_rows(whole_run: Run) -> None:
         choices.setdefault(call.id, set()).add(call.choice)
     agreement = np.mean([len(both) == 1 for both in choices.values()])
     assert shares["the two orders agree", "with its description"] == pytest.approx(agreement)
-    counts = summary.exclusions(summary.done_markers(whole_run)).set_index("iteration").loc[1]
+    counts = summary.exclusions(whole_run.done_markers()).set_index("iteration").loc[1]
     reasons = ["kept", "ties", "empty", "disagreement", "undecided", "weak", "unparsed"]
     assert counts["judged"] == counts[reasons].sum()
     policies = answer_tables.answers_by_policy(whole_run, 1)

@@ -11,7 +11,8 @@ import pytest
 from isrdpo.core import errors, params, records
 from isrdpo.formats import predictions
 from isrdpo.formats.captions import Captions
-from isrdpo.scoring import protocol, scores
+from isrdpo.formats.connection import Reply
+from isrdpo.scoring import protocol, scores, sending
 from isrdpo.stages import score
 from tests.scored_runs import isrdpo, polite
 from tests.scorer_server import Answer, Server, serving
@@ -199,11 +200,12 @@ def test_scores_of_answers_that_are_gone_from_a_file_are_not_counted(tmp_path: P
     rows = [predictions.Prediction(str(n), "msvd", "Q?", "A", "a cube", "A cube.") for n in range(3)]
     path = tmp_path / "scores.jsonl"
     requests = score.make_requests(rows, settings)
-    records.write_jsonl(path, [score.score_row(request, "yes", "gpt", "gpt") for request in requests])
-    assert score.unsent(requests, path) == []
+    yes = Reply("yes", "gpt")
+    records.write_jsonl(path, [sending.score_row(request, yes, "gpt") for request in requests])
+    assert sending.unsent(requests, path) == []
     without_claims = [request for request in requests if request.protocol != protocol.CLAIMS]
-    assert score.unsent(without_claims, path) == []
+    assert sending.unsent(without_claims, path) == []
     others = [replace(row, set="tgif") for row in rows[:1]]
-    assert len(score.unsent(score.make_requests(others, settings), path)) == 2, "sets share a folder"
+    assert len(sending.unsent(score.make_requests(others, settings), path)) == 2, "sets share a folder"
     with pytest.raises(errors.RunError, match=r"holds a score of msvd, 2, which is not to be scored"):
-        score.unsent(score.make_requests(rows[:2], settings), path)
+        sending.unsent(score.make_requests(rows[:2], settings), path)

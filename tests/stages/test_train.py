@@ -236,8 +236,10 @@ def test_a_last_step_that_wrecks_the_weights_fails_before_there_is_a_policy(
     world: Path, tmp_path: Path, method: str, rate: str, problem: str
 ) -> None:
     """The only step is the last one: its loss is ln 2, and no loss is logged after it."""
-    settings = (f"train.method={method}", f"train.learning_rate={rate}", "train.epochs=1")
-    run = make_run(world, tmp_path / "run", *settings, "train.schedule=constant", "train.warmup_ratio=0")
+    settings = (f"train.method={method}", "train.epochs=1", "train.schedule=constant", "train.warmup_ratio=0")
+    run = make_run(world, tmp_path / "run", *settings)
+    wild = run.params.train.model_copy(update={"learning_rate": float(rate)})  # parameters refuse such a rate
+    run.params = run.params.model_copy(update={"train": wild})
     finish(run, 1, rows=preferences(4))
     for _ in range(2):  # the second time from the checkpoint
         with pytest.raises(TrainError, match=rf"{problem}.*lower train.learning_rate=1e\+"):
