@@ -32,6 +32,7 @@ HEAVY = {"torch", "transformers", "trl", "peft", "decord", "openai", "datasets",
 TORCH_MODULES = {
     "isrdpo.benchmark",
     "isrdpo.models.auto",
+    "isrdpo.models.config_limits",
     "isrdpo.models.dpo",
     "isrdpo.models.dpo_trainer",
     "isrdpo.models.families",

@@ -37,6 +37,7 @@ from transformers.video_utils import VideoMetadata
 
 from isrdpo.core.special_tokens import harmless_text
 from isrdpo.formats.video import Clip
+from isrdpo.models.config_limits import check_sizes
 from isrdpo.models.interface import CheckpointError, EncodedVideo, quiet_transformers
 from isrdpo.models.packing import until_end
 
@@ -258,6 +259,7 @@ def model_type(path: str) -> str:
         raise CheckpointError(
             f"{path}: no config.json in it; model.path is a checkpoint's folder or a hub id"
         )
+    check_sizes(path)
     try:
         return str(PreTrainedConfig.get_config_dict(path, trust_remote_code=False)[0].get("model_type"))
     except (OSError, ValueError, json.JSONDecodeError) as error:
@@ -294,6 +296,11 @@ def load(
     if faults:
         names = ", ".join(faults[:5])
         raise CheckpointError(f"{path}: {len(faults)} keys are missing or of a wrong shape: {names}")
+    ignored = sorted(name for name in map(str, report["unexpected_keys"]) if ".layers." in name)
+    if ignored:
+        raise CheckpointError(
+            f"{path}: config.json has no place for {len(ignored)} tensors of layers, {ignored[0]} first"
+        )
     _check_usable(path, kind, model, inner)
     processor = TransformersProcessor(inner, model, frames or FRAMES, model.generation_config)
     # sampling is for the run's parameters: a checkpoint's penalty or temperature must not work behind them

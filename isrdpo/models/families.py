@@ -4,29 +4,15 @@ A checkpoint is data from strangers. None of its code is run, none of its pickle
 tensors, its sizes are bounded before anything is built, and whatever is wrong with it is one CheckpointError.
 """
 
-import re
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from isrdpo.models import auto, hound
-from isrdpo.models.hound_files import first_line, read_json
+from isrdpo.models.hound_files import first_line
 from isrdpo.models.interface import CheckpointError, LoadOptions, Processor
 
-# The largest values of sizes in a config.json, by what their names hold: far above those of any model.
-SIZES = {
-    r"^(num_hidden_layers|depth|num_layers|n_layers?)$": 2_000,
-    r"^num_(attention|key_value)_heads$|^num_heads$": 10_000,
-    r"^(vocab_size|max_position_embeddings)$": 100_000_000,
-    r"^(image_size|patch_size)$": 100_000,
-    r"^(hidden|intermediate|embed|out_hidden)_(size|dim)$": 10_000_000,
-}
-# Keys that choose an implementation; whatever is not transformers' own is fetched from the hub and run.
-CODE = re.compile(r"^_?(attn|experts)_implementation")
-BUILT_IN = re.compile(r"\w+")
 Loader = Callable[[str, LoadOptions], tuple[PreTrainedModel, Processor]]
 
 
@@ -64,7 +50,6 @@ def load_checkpoint(path: str, options: LoadOptions) -> tuple[PreTrainedModel, P
     checkpoint, so that error stays what it is.
     """
     try:
-        check_sizes(path)
         loader = FAMILIES.get(auto.model_type(path), load_auto)
         model, processor = loader(path, options)
     except (CheckpointError, MemoryError, torch.OutOfMemoryError):
@@ -76,32 +61,6 @@ def load_checkpoint(path: str, options: LoadOptions) -> tuple[PreTrainedModel, P
         raise CheckpointError(f"{path}: damaged, or not such a checkpoint ({first_line(error)})") from error
     check_finite(path, model)
     return model, processor
-
-
-def check_sizes(path: str) -> None:
-    """Raise CheckpointError where config.json of a folder states a size that no model has, or names code.
-
-    Modules are built before weights are compared with them; a billion layers would take the memory.
-    """
-    for file in (Path(path) / "config.json", *Path(path).glob("*_tower/config.json")):
-        if file.is_file():
-            _check_sizes_in(file, read_json(file), depth=0)
-
-
-def _check_sizes_in(file: Path, values: Any, depth: int) -> None:
-    if not isinstance(values, dict):
-        if depth == 0:
-            raise CheckpointError(f"{file}: not a JSON object")
-        return
-    for name, value in values.items():
-        _check_sizes_in(file, value, depth + 1)
-        if CODE.search(name) and isinstance(value, str) and not BUILT_IN.fullmatch(value):
-            raise CheckpointError(f"{file}: {name}={value[:80]!r} would fetch code from the hub; remove it")
-        limit = next((limit for pattern, limit in SIZES.items() if re.search(pattern, name)), None)
-        if limit is None or value is None or isinstance(value, (dict, list)):
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
-            raise CheckpointError(f"{file}: {name}={str(value)[:40]!r} is not a number from 1 to {limit:,}")
 
 
 def check_finite(path: str, model: PreTrainedModel) -> None:

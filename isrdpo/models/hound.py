@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from isrdpo.models import hound_layout
+from isrdpo.models.config_limits import check_sizes
 from isrdpo.models.hound_files import local_folder, read_json, read_tensors, write_checkpoint, write_json
 from isrdpo.models.hound_model import HoundConfig, HoundForConditionalGeneration
 from isrdpo.models.hound_processor import HoundProcessor
@@ -53,6 +54,7 @@ def load(
     config.json names. Raises CheckpointError where a key is missing, unexpected or of a wrong shape.
     """
     folder = local_folder(str(path))
+    check_sizes(str(folder))
     raw = read_json(folder / "config.json")
     state = read_tensors(folder)
     if raw.get("model_type") == HoundConfig.model_type:

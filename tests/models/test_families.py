@@ -86,6 +86,15 @@ def test_a_pickle_is_not_opened_by_transformers_families(tmp_path: Path) -> None
 # Damaged folders
 
 
+def test_layers_that_the_config_leaves_out_are_not_dropped(tmp_path: Path) -> None:
+    folder = families.write("qwen3_vl", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["num_hidden_layers"] = 1
+    config["text_config"].pop("layer_types", None)
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "config.json has no place for" in refusal(folder)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
