@@ -70,6 +70,7 @@ def test_a_part_of_an_earlier_process_with_the_same_number_goes(tmp_path: Path) 
     assert parts(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writer", WRITERS)
 def test_a_file_that_cannot_grow_is_one_line_of_any_library(tmp_path: Path, writer: str) -> None:
     imports, write = WRITERS[writer]

@@ -215,6 +215,7 @@ def test_readers_are_warned_and_nothing_is_refused(
     assert "warning:" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_changed_base_is_named_and_its_rows_are_not_gone_on_with(
     make_run: Callable, random_base: Path, tmp_path: Path
 ) -> None:

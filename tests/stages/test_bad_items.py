@@ -122,6 +122,7 @@ def test_above_max_bad_share_the_stage_fails_and_names_the_first(run_on: Callabl
     assert not run.done("respond", 1)
 
 
+@pytest.mark.slow
 def test_a_clip_that_comes_back_is_tried_again(run_on: Callable) -> None:
     """A folder of videos that was unmounted for a while must not stay bad for ever."""
     whole = run_on(GOOD, "whole", "respond.batch_size=1")
@@ -142,6 +143,7 @@ def test_a_clip_that_comes_back_is_tried_again(run_on: Callable) -> None:
     assert left_out_path(run.file(1, "responses.jsonl")).read_bytes() == b""
 
 
+@pytest.mark.slow
 def test_a_clip_that_is_gone_is_left_out_of_each_stage(run_on: Callable) -> None:
     run = run_on(GOOD, "gone", "max_bad_share=0.4")
     for stage, t in LOOP[:3]:
@@ -161,6 +163,7 @@ def test_a_clip_that_is_gone_is_left_out_of_each_stage(run_on: Callable) -> None
     assert [answer.id for answer in answers] == ["a", "c"]
 
 
+@pytest.mark.slow
 def test_what_was_left_out_cannot_be_looked_back_at(run_on: Callable) -> None:
     """Its video has no c_1: iteration 2 leaves it out, and does not describe it afresh in silence."""
     run = run_on(GOOD, "back", "max_bad_share=0.4", "iterations=2")

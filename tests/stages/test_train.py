@@ -230,6 +230,7 @@ def test_one_pair_and_a_batch_larger_than_that(world: Path, tmp_path: Path) -> N
     assert [row["step"] for row in read_table(run, 1)] == [1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize(("rate", "problem"), [("1e300", r"\d+ of \d+ tensors .* not finite"), ("1e25", "")])
 def test_a_last_step_that_wrecks_the_weights_fails_before_there_is_a_policy(
