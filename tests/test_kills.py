@@ -1,8 +1,11 @@
 """A sample of kills of every command: after them, the same command leaves the same bytes.
 
-The harness is `tests/kill_harness.py`; `python -m tests.kill_harness --kills 200` is a large one.
+The harness is `tests/kill_harness.py`; `python -m tests.kill_harness --kills 200` is a large one. This sample
+takes seven minutes and is run where ISRDPO_KILLS is set: in its last run no byte differed in 15 commands, but
+files were left over or missing in five of 30 kills (see CONTRIBUTING.md).
 """
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("ISRDPO_KILLS" not in os.environ, reason="seven minutes; set ISRDPO_KILLS=1")
 @pytest.mark.timeout(1800)
 def test_killed_commands_end_with_the_same_bytes(tmp_path: Path) -> None:
     others = [case.name for case in CASES if case.name != "run"]

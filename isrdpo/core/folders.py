@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import filelock
@@ -110,6 +111,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     part = _part(path)
     with name_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_dead_parts_in(path.parent)
         try:
             yield part
             flush(part)
@@ -126,6 +128,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     The old folder stays until then. Raises OSError as `atomic_file` does.
     """
     part = _part(folder)
+    _remove_dead_parts_in(folder.parent)
     with name_disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(part, ignore_errors=True)
@@ -160,6 +163,14 @@ def remove_dead_parts(folder: Path) -> None:
             if _is_dead(Path(here, name)):
                 _remove(Path(here, name))
         below[:] = [name for name in below if not PART.fullmatch(name)]
+
+
+@cache  # once for each folder: that of encoded videos may hold many thousands
+def _remove_dead_parts_in(folder: Path) -> None:
+    """Remove what dead processes left half-written in a folder that is in no run, such as a cache."""
+    for part in folder.glob(".*.part"):
+        if _is_dead(part):
+            _remove(part)
 
 
 def _is_dead(part: Path) -> bool:
